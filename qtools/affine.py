@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qtools.layout import align, channel_axis, restore, to_groups
 from qtools.spec import QParams, QuantSpec, worst
 
 __all__ = [
@@ -104,9 +105,9 @@ def qparams_from_tensor(x: Tensor, spec: QuantSpec) -> QParams:
     if spec.granularity == "tensor":
         shared = x.reshape(-1)
     elif spec.granularity == "channel":
-        shared = x.movedim(_axis(x, spec), 0).unsqueeze(-1).flatten(1)
+        shared = x.movedim(channel_axis(x, spec), 0).unsqueeze(-1).flatten(1)
     else:
-        shared = _to_groups(x, spec)
+        shared = to_groups(x, spec)
     if shared.shape[-1] == 0:
         low = high = torch.zeros(shared.shape[:-1], dtype=x.dtype, device=x.device)
     else:
@@ -144,9 +145,9 @@ def quantize(x: Tensor, qp: QParams) -> Tensor:
     _check_floating(x)
     if bool(x.isnan().any()):
         raise ValueError("x must not contain NaN: no integer stands for it")
-    aligned, inverse, low, high, zero_point = _aligned(x, qp, *qp.steps, qp.zero_point)
+    aligned, inverse, low, high, zero_point = align(x, qp, *qp.steps, qp.zero_point)
     steps = torch.round(_wide(aligned, inverse) * inverse).clamp(low, high)
-    return _restore((steps + zero_point).to(qp.spec.dtype), x.shape, qp.spec)
+    return restore((steps + zero_point).to(qp.spec.dtype), x.shape, qp.spec)
 
 
 def dequantize(q: Tensor, qp: QParams) -> Tensor:
@@ -176,10 +177,10 @@ def dequantize(q: Tensor, qp: QParams) -> Tensor:
     """
     if q.is_floating_point() or q.is_complex() or q.dtype == torch.bool:
         raise TypeError(f"q must be an integer tensor, got {q.dtype}")
-    aligned, scale, zero_point = _aligned(q, qp, qp.scale, qp.zero_point)
+    aligned, scale, zero_point = align(q, qp, qp.scale, qp.zero_point)
     largest = torch.finfo(scale.dtype).max
     steps = (aligned.to(torch.int32) - zero_point).to(scale.dtype)
-    return _restore((steps * scale).clamp_(-largest, largest), q.shape, qp.spec)
+    return restore((steps * scale).clamp_(-largest, largest), q.shape, qp.spec)
 
 
 def fake_quantize(x: Tensor, qp: QParams) -> Tensor:
@@ -210,8 +211,8 @@ def fake_quantize(x: Tensor, qp: QParams) -> Tensor:
         If its shape does not fit ``qp``.
     """
     _check_floating(x)
-    x_hat = _FakeQuantize.apply(*_aligned(x, qp, qp.scale, *qp.steps))
-    return _restore(x_hat, x.shape, qp.spec)
+    x_hat = _FakeQuantize.apply(*align(x, qp, qp.scale, *qp.steps))
+    return restore(x_hat, x.shape, qp.spec)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -234,7 +235,7 @@ class _FakeQuantize(torch.autograd.Function):
             torch.minimum(clipped, hi, out=clipped)
             if kept is not None:
                 torch.eq(clipped, steps, out=kept[i])
-            x_hat[i] = clipped.mul_(s).clamp_(-largest, largest)
+            torch.clamp(clipped.mul_(s), -largest, largest, out=x_hat[i])
         ctx.save_for_backward(kept)
         return x_hat
 
@@ -253,60 +254,6 @@ def _pieces(x: Tensor, *params: Tensor) -> Iterator[tuple[Any, tuple[Tensor, ...
     for start in range(0, rows, step):
         i = slice(start, start + step)
         yield i, tuple(p[i] if p.ndim and p.shape[0] == rows else p for p in params)
-
-
-def _aligned(x: Tensor, qp: QParams, *params: Tensor) -> list[Tensor]:
-    """Return x laid out for ``qp``, and parameters in shapes that broadcast against it."""
-    spec, shape = qp.spec, x.shape
-    if spec.granularity == "tensor":
-        return [x, *params]
-    axis = _axis(x, spec)
-    if spec.granularity == "channel":
-        if qp.scale.shape[0] != shape[axis]:
-            raise ValueError(
-                f"x must have {qp.scale.shape[0]} channels along axis {spec.axis} to fit the"
-                f" scale, got shape {list(shape)}"
-            )
-        view = [1] * x.ndim
-        view[axis] = -1
-        return [x, *(p.view(view) for p in params)]
-    groups = _to_groups(x, spec)
-    if groups.shape[:2] != qp.scale.shape:
-        raise ValueError(
-            f"x must have {list(qp.scale.shape)} [channels, groups] to fit the scale, got"
-            f" {list(groups.shape[:2])} from shape {list(shape)}"
-        )
-    return [groups, *(p.unsqueeze(-1) for p in params)]
-
-
-def _restore(y: Tensor, shape: torch.Size, spec: QuantSpec) -> Tensor:
-    """Undo the layout change of `_aligned`."""
-    if spec.granularity != "group":
-        return y
-    axis = spec.axis % len(shape)
-    moved = [shape[axis], *shape[:axis], *shape[axis + 1 :]]
-    return y.reshape(moved).movedim(0, axis)
-
-
-def _to_groups(x: Tensor, spec: QuantSpec) -> Tensor:
-    """``[channels, groups, group_size]``: each channel flattened and cut into runs."""
-    channels = x.movedim(_axis(x, spec), 0)
-    size, group_size = channels[0].numel() if len(channels) else 0, spec.group_size or 1
-    if size % group_size:
-        raise ValueError(
-            f"group_size must divide the {size} elements of a channel, got {group_size}"
-            f" for shape {list(x.shape)} and axis {spec.axis}"
-        )
-    return channels.reshape(x.shape[spec.axis], size // group_size, group_size)
-
-
-def _axis(x: Tensor, spec: QuantSpec) -> int:
-    if not -x.ndim <= spec.axis < x.ndim:
-        raise ValueError(
-            f"axis must be from {-x.ndim} to {x.ndim - 1} for shape {list(x.shape)},"
-            f" got {spec.axis}"
-        )
-    return spec.axis % x.ndim
 
 
 def _range_tensors(x_min: Tensor | float, x_max: Tensor | float) -> tuple[Tensor, Tensor]:
