@@ -1,0 +1,116 @@
+"""The command line: ``qtools data`` and ``qtools train``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import qtools
+from qtools import data as sets
+from qtools import models, recipes
+from qtools.results import PACKAGE
+from qtools.training import TrainConfig
+
+app = typer.Typer(
+    help="The command line of Down to One Bit, an interactive book on model compression.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train the book's networks.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+
+class DataSet(StrEnum):
+    """What `qtools data` can fetch."""
+
+    FASHION_MNIST = "fashion-mnist"
+    MOBY_DICK = "moby-dick"
+    ALL = "all"
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn expected errors into one clear message and exit status 2."""
+    try:
+        yield
+    except (sets.DataUnavailableError, OSError, ValueError) as error:
+        typer.echo(f"qtools: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qtools {qtools.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Options that come before a command."""
+
+
+@app.command()
+def data(
+    name: Annotated[DataSet, typer.Argument(help="Which data set.")] = DataSet.ALL,
+) -> None:
+    """Fetch the book's data sets into the cache and check them.
+
+    The cache is $QTOOLS_CACHE or the platform's user cache. What is there already is only checked.
+    """
+    with _plain_errors():
+        if name in (DataSet.FASHION_MNIST, DataSet.ALL):
+            images = sets.fashion_mnist()
+            typer.echo(
+                f"fashion-mnist: {len(images.train_images)} training and "
+                f"{len(images.test_images)} test images in {sets.cache_dir()}"
+            )
+        if name in (DataSet.MOBY_DICK, DataSet.ALL):
+            text = sets.moby_dick()
+            typer.echo(f"moby-dick: {len(text)} characters in {sets.cache_dir()}")
+
+
+@train_app.command("smallcnn")
+def train_smallcnn(
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the start and all chance.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for weights and record. Without it: qtools/weights and results "
+            "of the checkout that qtools is installed from."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")
+    ] = False,
+) -> None:
+    """Train SmallCNN on Fashion-MNIST: one thread, deterministic, resumable bit for bit."""
+    with _plain_errors():
+        if out is None and not (PACKAGE.parent / "pyproject.toml").exists():
+            raise ValueError("qtools is not installed from a checkout: say where with --out")
+        weights = (models.WEIGHTS if out is None else out) / "smallcnn.safetensors"
+        record = (PACKAGE.parent / "results" if out is None else out) / "smallcnn.json"
+        checkpoint = recipes.checkpoint_path(record)
+        if checkpoint.exists() and not resume:
+            raise ValueError(f"{checkpoint} is there: go on with --resume, or delete it")
+        if resume and not checkpoint.exists():
+            raise ValueError(f"{checkpoint} is not there: leave out --resume to start")
+        try:
+            test = recipes.smallcnn(TrainConfig(epochs=epochs, seed=seed), weights, record)
+        except KeyboardInterrupt:
+            typer.echo("stopped; go on with --resume", err=True)
+            raise typer.Exit(130) from None
+        typer.echo(f"test accuracy {test}\nwrote {weights} and {record}")
+
+
+if __name__ == "__main__":
+    app()

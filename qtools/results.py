@@ -1,0 +1,88 @@
+"""Records of long runs: one JSON file each in results/, written by the command that ran."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qtools.files import write_atomic
+
+PACKAGE = Path(__file__).parent
+
+
+def write_record(
+    path: Path, *, value: float, unit: str, command: str, seconds: float, **details: Any
+) -> None:
+    """Write what a run found and all that is needed to judge or repeat it.
+
+    Parameters
+    ----------
+    value, unit
+        The run's main number.
+    command
+        What to type to run it again.
+    seconds
+        How long the run took.
+    details
+        Whatever else belongs to it: seed, history, hashes, further numbers. JSON types only.
+    """
+    record = {
+        "name": path.stem,
+        "value": value,
+        "unit": unit,
+        "command": command,
+        "seconds": seconds,
+        **details,
+        "commit": commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "safetensors")},
+        },
+        "machine": machine(),
+    }
+    write_atomic(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+
+
+def commit() -> dict[str, Any] | None:
+    """Git commit of the package and those of its loaded files that differ from it, if known."""
+    loaded = sorted(
+        str(Path(file).relative_to(PACKAGE.parent))
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] == PACKAGE.name and (file := module.__file__)
+    )
+    try:
+        head = _git("rev-parse", "HEAD").strip()
+        changed = _git("status", "--porcelain", "--", *loaded).splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"id": head, "changed_files": [line[3:] for line in changed]}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, instruction set that torch uses, threads and system."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        name = next(
+            (x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name
+        )
+    return {
+        "processor": name,
+        "cores": os.cpu_count(),
+        "torch_instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "torch_threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ("git", *arguments), cwd=PACKAGE.parent, check=True, capture_output=True, text=True
+    ).stdout
