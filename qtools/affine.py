@@ -235,7 +235,7 @@ class _FakeQuantize(torch.autograd.Function):
             torch.minimum(clipped, hi, out=clipped)
             if kept is not None:
                 torch.eq(clipped, steps, out=kept[i])
-            torch.clamp(clipped.mul_(s), -largest, largest, out=x_hat[i])
+            torch.mul(clipped, s, out=x_hat[i]).clamp_(-largest, largest)
         ctx.save_for_backward(kept)
         return x_hat
 
