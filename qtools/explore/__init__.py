@@ -1,0 +1,8 @@
+"""Figures that answer to the hand: one class each, alive with and without a kernel."""
+
+from qtools.explore._base import Explorable
+from qtools.explore.budget import Budget
+from qtools.explore.error_lab import ErrorLab
+from qtools.explore.number_lines import NumberLines
+
+__all__ = ["Budget", "ErrorLab", "Explorable", "NumberLines"]
