@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from functools import cache
 from importlib.resources import files
 from typing import Any, ClassVar
 
 import anywidget
+import ipywidgets  # type: ignore[import-untyped]
 import traitlets
 
 _FALLBACK = "This figure answers to the hand. Open this chapter in the built book or run the cell."
@@ -80,14 +82,24 @@ class Explorable(anywidget.AnyWidget):
 
     @traitlets.default("layout")
     def _full_width(self) -> Any:
-        import ipywidgets
-
         return ipywidgets.Layout(width="100%")
 
 
 def state_trait(trait: traitlets.TraitType[Any, Any]) -> Any:
     """Tag a trait as part of an explorable's state, kept in step with the browser."""
     return trait.tag(sync=True, state=True)
+
+
+class Finite(traitlets.Float[float, float]):
+    """A float between two limits; unlike ``traitlets.Float`` it refuses NaN."""
+
+    def validate(self, obj: Any, value: Any) -> float:
+        number: float = super().validate(obj, value)
+        if not math.isfinite(number):
+            raise traitlets.TraitError(
+                f"{self.name} must be a finite number from {self.min} to {self.max}, got {value}"
+            )
+        return number
 
 
 def escape_script(text: str) -> str:

@@ -6,7 +6,7 @@ import math
 
 import traitlets
 
-from qtools.explore._base import Explorable, state_trait
+from qtools.explore._base import Explorable, Finite, state_trait
 
 
 class Budget(Explorable):
@@ -36,11 +36,11 @@ class Budget(Explorable):
         " model is, whether it fits, and how fast it can be."
     )
 
-    parameters = state_trait(traitlets.Float(7e9, min=1e5, max=1e12))
+    parameters = state_trait(Finite(7e9, min=1e5, max=1e12))
     bits = state_trait(traitlets.Int(4, min=1, max=32))
     group_size = state_trait(traitlets.Int(0, min=0, max=65536))
-    bandwidth = state_trait(traitlets.Float(90.0, min=1.0, max=1e4))
-    memory = state_trait(traitlets.Float(16.0, min=0.1, max=1e4))
+    bandwidth = state_trait(Finite(90.0, min=1.0, max=1e4))
+    memory = state_trait(Finite(16.0, min=0.1, max=1e4))
 
     def compute(self) -> dict[str, float]:
         """Return the numbers shown.

@@ -100,7 +100,7 @@ const explorable = {
     const names = ["distribution", "bits", "clip"];
     const round3 = (v) => clamp(Number(v.toPrecision(3)), CLIP_MIN, CLIP_MAX);
     const controls = {
-      distribution: choice({ model, name: "distribution", label: "Data", options: [["gaussian", "Gaussian"], ["laplace", "Laplace"], ["student_t", "Student t, 3 d.o.f."], ["uniform", "Uniform"]] }),
+      distribution: choice({ model, name: "distribution", label: "Data", options: [["gaussian", "Gaussian"], ["laplace", "Laplace"], ["student_t", "Student t, ν = 3"], ["uniform", "Uniform"]] }),
       bits: slider({ model, name: "bits", label: "Bits", min: 2, max: 8, step: 1, text: (v) => `${v} bits, ${2 ** v - 1} levels` }),
       clip: slider({ model, name: "clip", label: "Clip", min: Math.log(CLIP_MIN), max: Math.log(CLIP_MAX), step: 0.01, to: (u) => round3(Math.exp(u)), from: Math.log, text: (v) => `±${tidy(v)} σ`, say: (v) => `plus or minus ${tidy(v)} standard deviations` }),
     };
@@ -140,7 +140,7 @@ const explorable = {
       children: [
         hatch.holder,
         node("div", { class: "qx-controls qx-three" }, controls.distribution.row, controls.bits.row, controls.clip.row),
-        node("div", { class: "qx-two" }, figure("The data and the levels", data), figure("The error of one number", error)),
+        node("div", { class: "qx-two" }, figure("The data and the levels", data), figure("The error of one number, log scale", error)),
         node("div", { class: "qx-panel" }, node("p", { class: "qx-title" }, "Mean squared error against the clip: drag it", go), curve),
         facts,
       ],
@@ -150,6 +150,7 @@ const explorable = {
 
 const area = (points, base, style) =>
   node("path", { style, d: "M" + [[points[0][0], base], ...points, [points.at(-1)[0], base]].map(([x, y]) => x.toFixed(1) + "," + y.toFixed(1)).join("L") + "Z" });
+const tint = "fill:color-mix(in srgb, var(--blue) 25%, transparent)";
 const range = (a, b, n) => Array.from({ length: n + 1 }, (_, i) => a + ((b - a) * i) / n);
 
 // The density, the levels under it, and what lies beyond the clip.
@@ -162,11 +163,13 @@ function drawData(svg, { distribution, bits, clip }, r, width, hatch) {
   const y = (p) => base - (p / f(0)) * (base - 22);
   const part = (a, b) => range(a, b, 160).map((v) => [x(v), y(f(v))]);
   const Q = 2 ** (bits - 1) - 1;
+  // Levels too close to tell apart are marks under the axis only.
+  const dense = x(r.step) - x(0) < 5;
   const levels = range(-Q, Q, 2 * Q).map((k) => k * r.step);
   const out = [
-    area(part(-clip, clip), base, "fill:var(--wash)"),
+    area(part(-clip, clip), base, dense ? tint : "fill:var(--wash)"),
     [[-span, -clip], [clip, span]].map(([a, b]) => area(part(a, b), base, hatch)),
-    levels.map((v) => line(x(v), y(f(v)), x(v), base + 5, bits <= 6 ? "qx-level" : "qx-level qx-thin")),
+    levels.map((v) => line(x(v), dense ? base : y(f(v)), x(v), base + 5, dense ? "qx-level qx-thin" : "qx-level")),
     path(range(-span, span, 240).map((v) => [x(v), y(f(v))]), "qx-curve"),
     line(4, base, width - 4, base, "qx-axis"),
     [-clip, clip].map((v) => line(x(v), 18, x(v), base + 5, "qx-cut")),
@@ -183,6 +186,7 @@ function drawError(svg, { distribution, bits, clip }, r, width, hatch) {
   const f = DENSITY[distribution];
   const Q = 2 ** (bits - 1) - 1;
   const s = r.step;
+  // Past s/2 only numbers beyond the clip are left: x = clip + |e|.
   const tail = (e) => f(clip + Math.abs(e));
   const inside = (e) => {
     let sum = 0;
@@ -191,21 +195,24 @@ function drawError(svg, { distribution, bits, clip }, r, width, hatch) {
   };
   const span = Math.max(s, 0.62 * s + 3 * Math.sqrt(r.clipping));
   const x = (v) => width / 2 + (v / span) * (width / 2 - 4);
+  const wide = x(s / 2) - x(0) > 62;
   const body = range(-s / 2, s / 2, 100).map((e) => [e, inside(e)]);
   const peak = Math.max(1 / s, ...body.map(([, p]) => p));
-  const y = (p) => base - (p / peak) * (base - 30);
+  // Four decades: on a linear axis the tails that make up most of the error cannot be seen.
+  const y = (p) => base - (base - 30) * Math.max(0, 1 + Math.log10(p / peak) / 4);
   const at = ([e, p]) => [x(e), y(p)];
   const wing = (a, b) => range(a, b, 60).map((e) => at([e, tail(e)]));
   const out = [
-    area(body.map(at), base, "fill:color-mix(in srgb, var(--blue) 28%, transparent)"),
+    area(body.map(at), base, tint),
     [[-span, -s / 2], [s / 2, span]].map(([a, b]) => area(wing(a, b), base, hatch)),
     path([...wing(-span, -s / 2), ...body.map(at), ...wing(s / 2, span)], "qx-curve"),
     path([[x(-s / 2), base], [x(-s / 2), y(1 / s)], [x(s / 2), y(1 / s)], [x(s / 2), base]], "qx-model"),
     line(4, base, width - 4, base, "qx-axis"),
     words(x(0), 16, "rounding: at most s/2", "qx-bold qx-b"),
-    words(x(0), base - 8, "- - uniform model", "qx-small qx-g"),
-    y(0) - y(tail(s / 2)) > 4 && x(span) - x(s / 2) > 62 && words(x(span), base - 34, "clipping", "qx-bold qx-r", "end"),
-    [["−s/2", -s / 2], ["0", 0], ["s/2", s / 2]].map(([t, v]) => words(x(v), base + 20, t, "qx-small")),
+    wide && words(x(0), base - 8, "- - uniform model", "qx-small qx-g"),
+    base - y(tail(0)) > 4 && x(span) - x(s / 2) > 62 && words(x(span), 44, "clipping", "qx-bold qx-r", "end"),
+    (wide ? [["−s/2", -s / 2], ["s/2", s / 2]] : [[tidy(-span, 2) + " σ", -span], [tidy(span, 2) + " σ", span]]).concat([["0", 0]])
+      .map(([t, v]) => words(x(v), base + 20, t, "qx-small", v === -span ? "start" : v === span ? "end" : "middle")),
   ];
   svg.replaceChildren(...out.flat().filter(Boolean));
 }
@@ -236,7 +243,7 @@ function drawCurve(svg, { distribution, bits, clip }, r, width, hatch) {
     line(left, bottom, right, bottom, "qx-axis"),
     [0.5, 1, 2, 5, 10, 20, 40].map((c) => [line(x(c), bottom, x(c), bottom + 4, "qx-axis"), words(x(c), bottom + 18, c === 40 ? "40 σ" : String(c), "qx-small")]),
     node("g", { "clip-path": `url(#${clipId})` },
-      area(points((m) => m.rounding), bottom + 50, "fill:color-mix(in srgb, var(--blue) 22%, transparent)"),
+      area(points((m) => m.rounding), bottom + 50, tint),
       area(points((m) => m.clipping), bottom + 50, hatch + ";opacity:.3"),
       path(points((m) => m.rounding), "qx-curve qx-cb"), path(points((m) => m.clipping), "qx-curve qx-cr"),
       path(points((m, c) => (c / Q) ** 2 / 12), "qx-model"), path(points((m) => m.total), "qx-curve qx-total")),

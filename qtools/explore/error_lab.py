@@ -7,7 +7,7 @@ import math
 import traitlets
 
 from qtools.error import expected_mse, optimal_clip
-from qtools.explore._base import Explorable, state_trait
+from qtools.explore._base import Explorable, Finite, state_trait
 
 DISTRIBUTIONS = ("gaussian", "laplace", "student_t", "uniform")
 
@@ -36,7 +36,7 @@ class ErrorLab(Explorable):
 
     distribution = state_trait(traitlets.Enum(DISTRIBUTIONS, "gaussian"))
     bits = state_trait(traitlets.Int(4, min=2, max=8))
-    clip = state_trait(traitlets.Float(4.0, min=0.3, max=40.0))
+    clip = state_trait(Finite(4.0, min=0.3, max=40.0))
 
     def compute(self) -> dict[str, float]:
         """Return the numbers shown.

@@ -12,7 +12,8 @@ function compute({ x_min, x_max, x, bits, signed, symmetric, narrow_range }) {
   const high = Math.max(x_max, 0);
   const fixed_z = signed ? 0 : half;
   let scale = symmetric ? Math.max(-low, high) / (qmax - fixed_z) : (high - low) / (qmax - qmin);
-  if (low === 0 && high === 0) scale = 1;
+  // Never below the smallest normal number, and one for a range of no width: as qtools.affine.
+  scale = low === 0 && high === 0 ? 1 : Math.max(scale, 2.2250738585072014e-308);
   const zero_point = symmetric ? fixed_z : clamp(qmin - roundHalfEven(low / scale), qmin, qmax);
   const unclipped = roundHalfEven(x * (1 / scale)) + zero_point;
   const code = clamp(unclipped, qmin, qmax);
@@ -124,7 +125,7 @@ const explorable = {
       there.textContent = `q = clip(round(${fixed(state.x, 2)} / ${tidy(r.scale)})${plus}) = `;
       back.textContent = `x̂ = ${tidy(r.scale)} × (${tidy(r.code)}${minus}) = `;
       const inside = r.least <= state.x && state.x <= r.most;
-      verdict.textContent = inside ? ", at most s/2 = " : ", the distance to the last number with a code, ";
+      verdict.textContent = inside ? ", at most s/2 = " : "; x is outside, the edge is this far: ";
       show(facts, "scale", r.scale, tidy(r.scale, 4));
       show(facts, "zero_point", z, tidy(z));
       show(facts, "qmin", r.qmin, tidy(r.qmin));
@@ -161,23 +162,29 @@ function picture(state, r, width, left, real) {
   const named = (q) => q === r.qmin || q === r.qmax ||
     (q % every(26) === 0 && Math.min(q - r.qmin, r.qmax - q) * gap > 30);
   const [zAt, qAt] = apart(code(r.zero_point), code(r.code), 66, width);
+  const tick = (pixels) => "qx-axis" + (pixels < 4 ? " qx-thin" : "");
+  const off = Math.abs(real(state.x) - real(r.x_hat));
   const xRight = real(state.x) < width - 90;
   const back = real(r.x_hat);
   const out = [
     words(0, 13, "real numbers", "qx-small", "start"),
+    words(real(-LIMIT), TOP - 10, tidy(-LIMIT), "qx-small"),
+    words(real(LIMIT), TOP - 10, tidy(LIMIT), "qx-small"),
+    words(real(0) - 5, TOP - 10, "0", "qx-small qx-g", "end"),
+    r.clipped && off > 76 ? words((real(state.x) + back) / 2, TOP + 20, `error ${tidy(r.error)}`, "qx-bold qx-r") : [],
     words(0, BOTTOM + 60, "integer codes", "qx-small", "start"),
     // The fan: which real number each code stands for.
     codes.filter((q) => (q - r.zero_point) % every(9) === 0 && seen(value(q)))
       .map((q) => line(real(value(q)), TOP, code(q), BOTTOM, "qx-grid")),
     line(real(-LIMIT), TOP, real(LIMIT), TOP, "qx-dots"),
     line(Math.max(real(r.least), real(-LIMIT)), TOP, Math.min(real(r.most), real(LIMIT)), TOP, "qx-axis"),
-    codes.filter((q) => seen(value(q))).map((q) => line(real(value(q)), TOP - 5, real(value(q)), TOP + 5, "qx-axis")),
+    codes.filter((q) => seen(value(q))).map((q) => line(real(value(q)), TOP - 5, real(value(q)), TOP + 5, tick(r.scale * (real(1) - real(0))))),
     line(real(0), TOP - 5, real(0), TOP, "qx-zero"),
     line(real(0), TOP, code(r.zero_point), BOTTOM, "qx-zero"),
     line(left, BOTTOM, width - left, BOTTOM, "qx-axis"),
-    codes.map((q) => line(code(q), BOTTOM - 5, code(q), BOTTOM + 5, "qx-axis")),
+    codes.map((q) => line(code(q), BOTTOM - 5, code(q), BOTTOM + 5, tick(gap))),
     codes.filter(named).map((q) => words(code(q), BOTTOM + 21, tidy(q), "qx-small")),
-    node("rect", { x: Math.min(real(state.x), back), y: TOP - 4, height: 8, width: Math.abs(real(state.x) - back), style: "fill:var(--red)" }),
+    node("rect", { x: Math.min(real(state.x), back), y: TOP - 4, height: 8, width: off, style: "fill:var(--red)" }),
     line(real(state.x), TOP, code(r.code), BOTTOM, "qx-there"),
     line(code(r.code), BOTTOM, back, TOP, "qx-back"),
     arrow(real(state.x), TOP, code(r.code), BOTTOM, 0.72, "blue"),

@@ -8,7 +8,8 @@ import torch
 import traitlets
 
 from qtools.affine import QParams, QuantSpec, choose_qparams, dequantize, quantize
-from qtools.explore._base import Explorable, state_trait
+from qtools.error import representable_range
+from qtools.explore._base import Explorable, Finite, state_trait
 
 LIMIT = 4.0
 
@@ -34,9 +35,9 @@ class NumberLines(Explorable):
         " number that comes back, and the error."
     )
 
-    x_min = state_trait(traitlets.Float(-1.5, min=-LIMIT, max=LIMIT))
-    x_max = state_trait(traitlets.Float(3.0, min=-LIMIT, max=LIMIT))
-    x = state_trait(traitlets.Float(1.0, min=-LIMIT, max=LIMIT))
+    x_min = state_trait(Finite(-1.5, min=-LIMIT, max=LIMIT))
+    x_max = state_trait(Finite(3.0, min=-LIMIT, max=LIMIT))
+    x = state_trait(Finite(1.0, min=-LIMIT, max=LIMIT))
     bits = state_trait(traitlets.Int(4, min=2, max=8))
     signed = state_trait(traitlets.Bool(True))
     symmetric = state_trait(traitlets.Bool(False))
@@ -78,7 +79,7 @@ class NumberLines(Explorable):
         x = torch.tensor(self.x, dtype=torch.float64)
         code = quantize(x, qp)
         x_hat = dequantize(code, qp).item()
-        low, high = scale * (spec.qmin - zero_point), scale * (spec.qmax - zero_point)
+        low, high = (edge.item() for edge in representable_range(qp))
         step = torch.round(x * (1 / qp.scale)).item() + zero_point
         return {
             "scale": scale,
