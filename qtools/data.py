@@ -33,6 +33,9 @@ CLASSES = (
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
 )
 
+# Where Debian's package puts the files.
+_SYSTEM = Path("/usr/share/datasets/fashion-mnist")
+
 # Mean and standard deviation of all training pixels, in [0, 1].
 PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530
 
@@ -65,7 +68,7 @@ def fashion_mnist() -> FashionMNIST:
     package = "dataset-fashion-mnist"
     github = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
     places = (
-        sources.folder(Path("/usr/share/datasets/fashion-mnist"), names),
+        sources.folder(_SYSTEM, names),
         sources.web({name: f"{github}/{name}.gz" for name in names}),
         # The bucket that torchvision uses; it speaks plain HTTP only, hence the hashes.
         sources.web(
@@ -74,7 +77,7 @@ def fashion_mnist() -> FashionMNIST:
                 for name in names
             }
         ),
-        sources.debian_package(package, "usr/share/datasets/fashion-mnist", names, size=30_900_652),
+        sources.debian_package(package, str(_SYSTEM)[1:], names, size=30_900_652),
     )
     advice = f"install the Debian or Ubuntu package: sudo apt-get install {package}"
     files = _obtain("fashion-mnist", _FASHION_MNIST, places, advice)
@@ -137,7 +140,7 @@ def parse_idx(content: bytes) -> np.ndarray:
     """
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise ValueError(
-            f"content must start with 00 00 08 (IDX, uint8), got {content[:4].hex(' ')}"
+            f"content must start 00 00 08 (IDX, uint8), got {content[:4].hex(' ')}"
         )
     start = 4 + 4 * content[3]
     if len(content) < start:

@@ -103,7 +103,7 @@ def npm_package(package: str, members: dict[str, str], size: int) -> Source:
     def read() -> dict[str, bytes]:
         with tempfile.TemporaryDirectory(prefix="qtools-") as tmp:
             work = Path(tmp)
-            command = ("npm", "pack", package, "--ignore-scripts", "--silent")
+            command = ("npm", "pack", package, "--ignore-scripts", "--loglevel=error")
             retries = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000")
             _run((*command, *retries), work, package, size)
             (archive,) = work.glob("*.tgz")
@@ -190,5 +190,6 @@ def _run(command: tuple[str, ...], work: Path, label: str | None, size: int | No
         if job.returncode != 0:
             log.seek(0)
             lines = [line.strip() for line in log if line.strip()]
-            wrong = [line for line in lines if "rr" in line.lower()] or lines or ["no message"]
-            raise SourceError(f"{command[0]} failed ({job.returncode}): {wrong[-1]}")
+            wrong = [line for line in lines if line.startswith(("E:", "npm err"))] or lines[-1:]
+            why = "; ".join(wrong[:4]) or "no message"
+            raise SourceError(f"{command[0]} failed ({job.returncode}): {why}")

@@ -29,7 +29,7 @@ class TrainConfig:
     lr: float = 0.004
     weight_decay: float = 0.05
     warmup: float = 0.1  # share of all steps in which the rate rises to lr; a cosine takes it to 0
-    shift: int = 2  # augmentation: up to this many pixels in each direction, and mirror images
+    shift: int = 1  # augmentation: up to this many pixels in each direction, and mirror images
     seed: int = 0
     threads: int = 1
 
