@@ -1,0 +1,65 @@
+// Three small things the pages need: folds open for print and for links that lead into them, and
+// what scrolls sideways can be reached with the keyboard.
+"use strict";
+
+(() => {
+  const SCROLLERS =
+    "div.math, mjx-container.wide-math, div.highlight pre, .cell_output .output, " +
+    ".pst-scrollable-table-container";
+
+  function openFor(hash) {
+    if (hash.length < 2) return;
+    let node = document.getElementById(decodeURIComponent(hash.slice(1)));
+    const target = node;
+    let opened = false;
+    for (; node; node = node.parentElement) {
+      if (node.tagName === "DETAILS" && !node.open) {
+        node.open = true;
+        opened = true;
+      }
+    }
+    if (opened) target.scrollIntoView();
+  }
+
+  function markWideMath() {
+    for (const node of document.querySelectorAll("mjx-container:not([display])")) {
+      const room = node.parentElement.clientWidth;
+      const wide = room > 0 && node.firstElementChild?.getBoundingClientRect().width > room + 1;
+      node.classList.toggle("wide-math", Boolean(wide));
+    }
+  }
+
+  function markScrollers() {
+    markWideMath();
+    for (const node of document.querySelectorAll(SCROLLERS)) {
+      const scrolls = node.scrollWidth > node.clientWidth + 1;
+      if (scrolls && !node.hasAttribute("tabindex")) {
+        node.tabIndex = 0;
+        node.dataset.bookScroller = "";
+      } else if (!scrolls && "bookScroller" in node.dataset) {
+        node.removeAttribute("tabindex");
+        delete node.dataset.bookScroller;
+      }
+    }
+  }
+
+  let closed = [];
+  window.addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details.fold:not([open])")];
+    for (const fold of closed) fold.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const fold of closed) fold.open = false;
+    closed = [];
+  });
+
+  window.addEventListener("hashchange", () => openFor(location.hash));
+  window.addEventListener("resize", markScrollers);
+  // Folds change what is laid out.
+  document.addEventListener("toggle", markScrollers, true);
+  window.addEventListener("load", () => {
+    openFor(location.hash);
+    markScrollers();
+    window.MathJax?.startup?.promise?.then(markScrollers);
+  });
+})();
