@@ -144,12 +144,13 @@ def _download(name: str, url: str) -> bytes:
 
 
 def _open(url: str) -> Any:
-    """`urlopen` that also gives up when looking up the host's name hangs."""
+    """Open an address, and give up also when looking up the host's name hangs."""
     result: queue.Queue[Any] = queue.Queue()
 
     def connect() -> None:
         try:
-            result.put(urllib.request.urlopen(url, timeout=READ_TIMEOUT))
+            # Not urlopen: it remembers the proxy of the process's first call.
+            result.put(urllib.request.build_opener().open(url, timeout=READ_TIMEOUT))
         except Exception as error:
             result.put(error)
 

