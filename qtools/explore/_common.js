@@ -59,8 +59,8 @@ function show(root, name, value, text) {
   n.dataset.value = String(Number(value));
   if (n.textContent !== text) n.textContent = text;
 }
-const fact = (label, ...children) =>
-  node("div", { class: "qx-fact" }, node("span", { class: "qx-key" }, label), ...children);
+const fact = (label, colour, ...children) =>
+  node("div", { class: "qx-fact" }, node("span", { class: colour || "qx-key" }, label), ...children);
 
 // The frame of an explorable. draw(state, width) runs once per batch of changes and on resize.
 function mount({ model, el, label, names, draw, children }) {

@@ -58,10 +58,10 @@ const explorable = {
     const hatch = stripes();
     const facts = node(
       "div", { class: "qx-facts" },
-      fact("size", output("bytes"), node("span", {}, output("bits_per_weight"))),
-      fact("against 32-bit floats", output("versus_fp32"), node("span", {}, "against 16-bit: ", output("versus_fp16"))),
-      fact("speed, at most", output("tokens_per_second"), node("span", {}, "each weight read once a token")),
-      fact("does it fit?", output("fits"), node("span", {}, output("share"), " of the memory")),
+      fact("size", "", output("bytes"), node("span", {}, output("bits_per_weight"))),
+      fact("against 32-bit floats", "", output("versus_fp32"), node("span", {}, "against 16-bit: ", output("versus_fp16"))),
+      fact("speed, at most", "", output("tokens_per_second"), node("span", {}, "each weight read once a token")),
+      fact("does it fit?", "", output("fits"), node("span", {}, output("share"), " of the memory")),
     );
 
     const draw = (state, width) => {

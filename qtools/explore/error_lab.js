@@ -114,10 +114,10 @@ const explorable = {
     const figure = (title, svg) => node("div", { class: "qx-panel" }, node("p", { class: "qx-title" }, title), svg);
     const facts = node(
       "div", { class: "qx-facts" },
-      fact(node("span", { class: "qx-tb" }, "● rounding error"), output("rounding"), node("span", {}, "model s²/12: ", output("model"))),
-      fact(node("span", { class: "qx-tr" }, "◆ clipping error"), output("clipping"), node("span", {}, "step s = ", output("step"))),
-      fact("total error", output("total"), node("span", {}, "at the best clip ", output("best_total"))),
-      fact("signal to noise", output("sqnr"), node("span", {}, "best ", output("best_sqnr"), " at ±", output("best_clip"))),
+      fact("● rounding error", "qx-tb", output("rounding"), node("span", {}, "model s²/12: ", output("model"))),
+      fact("◆ clipping error", "qx-tr", output("clipping"), node("span", {}, "step s = ", output("step"))),
+      fact("total error", "", output("total"), node("span", {}, "at the best clip ", output("best_total"))),
+      fact("signal to noise", "", output("sqnr"), node("span", {}, "best ", output("best_sqnr"), " at ±", output("best_clip"))),
     );
 
     const draw = (state, width) => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import traitlets
 
@@ -10,6 +11,9 @@ from qtools.error import expected_mse, optimal_clip
 from qtools.explore._base import Explorable, Finite, state_trait
 
 DISTRIBUTIONS = ("gaussian", "laplace", "student_t", "uniform")
+
+
+best_clip = cache(optimal_clip)
 
 
 class ErrorLab(Explorable):
@@ -50,7 +54,7 @@ class ErrorLab(Explorable):
         """
         step = self.clip / (2 ** (self.bits - 1) - 1)
         mse = expected_mse(self.distribution, self.clip, self.bits)
-        best = optimal_clip(self.distribution, self.bits)
+        best = best_clip(self.distribution, self.bits)
         best_total = expected_mse(self.distribution, best, self.bits).total
         return {
             "step": step,

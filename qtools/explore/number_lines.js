@@ -35,8 +35,8 @@ const snap = (v) => Number((Math.round(v / STEP) * STEP).toFixed(2));
 const explorable = {
   render({ model, el }) {
     const svg = node("svg", { class: "qx-lines", role: "group", "aria-label": "Real line above, codes below" });
-    const scene = node("g", { "aria-hidden": "true" });
-    const catcher = node("rect", { class: "qx-hit", style: "touch-action:pan-y", y: TOP - 44, height: 60 });
+    const scene = node("g", { "aria-hidden": "true", style: "pointer-events:none" });
+    const catcher = node("rect", { class: "qx-hit", y: TOP - 44, height: 60 });
     const get = (name) => () => model.get(name);
     let left = 20;
     let perUnit = 80;
@@ -89,9 +89,9 @@ const explorable = {
     const verdict = node("span");
     const facts = node(
       "div", { class: "qx-facts qx-three" },
-      fact("scale s", output("scale")),
-      fact("zero point z", output("zero_point")),
-      fact("codes", node("span", { class: "qx-big" }, output("qmin"), " … ", output("qmax"))),
+      fact("scale s", "", output("scale")),
+      fact("zero point z", "", output("zero_point")),
+      fact("codes", "", node("span", { class: "qx-big" }, output("qmin"), " … ", output("qmax"))),
     );
     const sums = node(
       "div", { class: "qx-sums" },
