@@ -241,7 +241,9 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return grads[0] * ctx.saved_tensors[0], None, None, None, None
+        # Not grad * kept: that would first make a floating-point copy of the mask.
+        (kept,), grad = ctx.saved_tensors, grads[0]
+        return torch.where(kept, grad, grad.new_zeros(())), None, None, None, None
 
 
 def _pieces(x: Tensor, *params: Tensor) -> Iterator[tuple[Any, tuple[Tensor, ...]]]:
