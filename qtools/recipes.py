@@ -11,7 +11,7 @@ from qtools.data import fashion_mnist, normalise
 from qtools.files import sha256, write_atomic
 from qtools.metrics import Accuracy, accuracy, latency, storage
 from qtools.models import SmallCNN
-from qtools.results import write_record
+from qtools.results import code_state, write_record
 from qtools.training import Split, TrainConfig, fit
 
 HELD_OUT = 5000  # of the training images, the last ones: for choosing; the test set only reports
@@ -28,6 +28,7 @@ def smallcnn(config: TrainConfig, weights: Path, record: Path) -> Accuracy:
     Accuracy
         On the 10,000 test images.
     """
+    code = code_state()
     data = fashion_mnist()
     train = Split(data.train_images[:-HELD_OUT], data.train_labels[:-HELD_OUT])
     held_out = Split(data.train_images[-HELD_OUT:], data.train_labels[-HELD_OUT:])
@@ -52,6 +53,7 @@ def smallcnn(config: TrainConfig, weights: Path, record: Path) -> Accuracy:
         unit="test accuracy",
         command=f"qtools train smallcnn --epochs {config.epochs} --seed {config.seed}",
         seconds=round(sum(row["seconds"] for row in history), 1),
+        code=code,
         model="SmallCNN",
         method="float32",
         simulated=False,

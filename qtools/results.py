@@ -17,7 +17,14 @@ PACKAGE = Path(__file__).parent
 
 
 def write_record(
-    path: Path, *, value: float, unit: str, command: str, seconds: float, **details: Any
+    path: Path,
+    *,
+    value: float,
+    unit: str,
+    command: str,
+    seconds: float,
+    code: dict[str, Any] | None,
+    **details: Any,
 ) -> None:
     """Write what a run found and all that is needed to judge or repeat it.
 
@@ -29,6 +36,8 @@ def write_record(
         What to type to run it again.
     seconds
         How long the run took.
+    code
+        `code_state` when the run began.
     details
         Whatever else belongs to it: seed, history, hashes, further numbers. JSON types only.
     """
@@ -39,7 +48,7 @@ def write_record(
         "command": command,
         "seconds": seconds,
         **details,
-        "commit": commit(),
+        "code": code,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "numpy", "safetensors")},
@@ -49,8 +58,11 @@ def write_record(
     write_atomic(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
 
 
-def commit() -> dict[str, Any] | None:
-    """Git commit of the package and those of its loaded files that differ from it, if known."""
+def code_state() -> dict[str, Any] | None:
+    """Git commit of the package and those of its loaded files that differ from it, if known.
+
+    To be asked when a run begins: the files may change while it lasts.
+    """
     loaded = sorted(
         str(Path(file).relative_to(PACKAGE.parent))
         for name, module in sys.modules.items()
@@ -61,11 +73,11 @@ def commit() -> dict[str, Any] | None:
         changed = _git("status", "--porcelain", "--", *loaded).splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return {"id": head, "changed_files": [line[3:] for line in changed]}
+    return {"commit": head, "changed_files": [line[3:] for line in changed]}
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, instruction set that torch uses, threads and system."""
+    """Processor, cores, instruction set that torch uses, threads, how busy it is, and system."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -78,6 +90,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch_instruction_set": torch.backends.cpu.get_cpu_capability(),
         "torch_threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
     }
 
