@@ -17,7 +17,7 @@ help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 book: $(VENV)/.book  ## build the HTML book and print where it is
-	$(RUN) -m jupyter_book build . -n -W --keep-going
+	$(BIN)/jupyter-book build . -n -W --keep-going
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
 serve:  ## open the built book in the browser
