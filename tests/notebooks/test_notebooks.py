@@ -1,5 +1,6 @@
 """The setup cell is the same everywhere, and execution stores clean, repeatable outputs."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -100,6 +101,27 @@ def test_clean_outputs_merges_streams_and_drops_widget_views(root: Path) -> None
 )
 def test_clean_text(text: str, expected: str) -> None:
     assert notebooks.clean_text(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("read in 12.5 ms at 3.2 GB/s", "read in DURATION at RATE"),
+        ("2 seconds, 1e-05 seconds", "DURATION, DURATION"),
+        ("torch 2.13.0+cpu on Python 3.11.7", "torch VERSION on Python VERSION"),
+        ("error 0.5 s, SQNR 37.9 dB, 8 bits", "error 0.5 s, SQNR 37.9 dB, 8 bits"),
+        ("scale 0.0157, zero point -64", "scale 0.0157, zero point -64"),
+        ("accuracy: 0.9031 (at least 0.9)", "accuracy: 0.9031 (at least 0.9)"),
+        ("-1/2 + 3/4 and int8/uint8", "-1/2 + 3/4 and int8/uint8"),
+    ],
+)
+def test_sanitizing_hides_the_clock_and_nothing_that_is_claimed(text: str, expected: str) -> None:
+    from nbval.plugin import get_sanitize_patterns
+
+    config = repository.ROOT / "tests/notebooks/sanitize.cfg"
+    for pattern, replacement in get_sanitize_patterns(config.read_text(encoding="utf-8")):
+        text = re.sub(pattern, replacement, text)
+    assert text == expected
 
 
 @pytest.mark.slow
