@@ -6,6 +6,7 @@ seed in QTOOLS_SEED (0 if unset); a failure prints the setting.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -17,6 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page
 
 from qtools.explore import Budget, ErrorLab, Explorable, NumberLines
+from qtools.explore._base import escape_script
 from tests.browser.conftest import OpenPage, overflow, serious_violations
 
 SEED = int(os.environ.get("QTOOLS_SEED", "0"))
@@ -338,30 +340,29 @@ def test_axe_finds_nothing_serious(kind: type[Explorable], scheme: str, show: Sh
     assert serious_violations(show(kind(), scheme=scheme)) == []
 
 
-@pytest.mark.parametrize("width", [340, 390, 768, 1280])
 @pytest.mark.parametrize("kind", KINDS)
-def test_fits_the_window(kind: type[Explorable], width: int, show: Show) -> None:
-    page = show(kind(), width=width)
-    assert overflow(page) <= 0
-    spilled = page.evaluate(
-        """() => [...document.querySelectorAll(".qx, .qx svg text, .qx output, .qx button")]
-          .filter((n) => n.getBoundingClientRect().right > innerWidth
-                      || n.getBoundingClientRect().left < 0)
-          .map((n) => n.textContent)"""
-    )
-    assert spilled == []
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_follows_the_width_of_its_page(kind: type[Explorable], show: Show) -> None:
-    page = show(kind(), width=900)
-    wide = page.locator(".qx svg").last.bounding_box()
-    page.set_viewport_size({"width": 390, "height": 800})
-    page.wait_for_function("document.documentElement.scrollWidth <= 390")
-    narrow = page.locator(".qx svg").last.bounding_box()
-    assert wide
-    assert narrow
-    assert narrow["width"] < wide["width"]
+def test_fits_and_follows_the_window(kind: type[Explorable], show: Show) -> None:
+    page = show(kind(), width=1280)
+    widths = []
+    for width in (1280, 768, 390, 340):
+        page.set_viewport_size({"width": width, "height": 800})
+        # The last picture is as wide as the explorable: it was drawn again at the new width.
+        page.wait_for_function(
+            """() => document.querySelector(".qx").clientWidth
+                  === [...document.querySelectorAll(".qx svg")].at(-1).clientWidth"""
+        )
+        assert overflow(page) <= 0
+        spilled = page.evaluate(
+            """() => [...document.querySelectorAll(".qx, .qx svg text, .qx output, .qx button")]
+              .filter((n) => n.getBoundingClientRect().right > innerWidth
+                          || n.getBoundingClientRect().left < 0)
+              .map((n) => n.textContent)"""
+        )
+        assert spilled == [], width
+        widths.append(page.locator(".qx").evaluate("(el) => el.clientWidth"))
+    assert widths[0] <= 46 * 16
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] == 340 - 24
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -380,6 +381,62 @@ def test_nothing_moves_by_itself(kind: type[Explorable], show: Show) -> None:
     page = show(kind(), reduced_motion="reduce")
     press(page, "bits", "ArrowRight")
     assert page.evaluate("document.getAnimations().length") == 0
+
+
+HOST = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Host</title>
+<body><main><div class="view"></div><div class="view"></div></main><script type="module">
+const esm = JSON.parse(document.getElementById("esm").textContent);
+const widget = (await import(URL.createObjectURL(new Blob([esm], { type: "text/javascript" }))))
+  .default;
+// The model of a notebook, as anywidget hands it over: changes wait until they are saved.
+const values = JSON.parse(document.getElementById("state").textContent);
+const heard = new EventTarget();
+globalThis.saved = [];
+let unsaved = {};
+globalThis.model = {
+  get: (name) => values[name],
+  set(name, value) {
+    values[name] = unsaved[name] = value;
+    heard.dispatchEvent(new Event("change:" + name));
+  },
+  save_changes() { saved.push(unsaved); unsaved = {}; },
+  on: (name, f) => heard.addEventListener(name, f),
+  off: (name, f) => heard.removeEventListener(name, f),
+};
+globalThis.stops = [...document.querySelectorAll(".view")].map(
+  (el) => widget.render({ model, el }));
+</script>"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_module_runs_as_an_anywidget(
+    kind: type[Explorable], open_page: OpenPage, tmp_path: Path
+) -> None:
+    """What Jupyter and Colab do: import the module, render two views of one model, drop one."""
+    widget = kind(bits=4)
+    path = tmp_path / "host.html"
+    data = {"esm": escape_script(json.dumps(widget._esm)), "state": json.dumps(widget.state())}
+    scripts = "".join(
+        f'<script type="application/json" id="{name}">{text}</script>'
+        for name, text in data.items()
+    )
+    path.write_text(HOST.replace("<script", scripts + "<script", 1), encoding="utf-8")
+    page = open_page(path.as_uri())
+    page.wait_for_function("globalThis.stops?.length === 2")
+    views = [page.locator(".view").nth(i) for i in range(2)]
+    views[0].locator('[data-control="bits"]').focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("saved") == [{"bits": 5}]
+    for view in views:
+        for name, value in kind(bits=5).compute().items():
+            text = view.locator(f'output[data-name="{name}"]').get_attribute("data-value")
+            assert float(text or "nan") == pytest.approx(value, rel=1e-6), name
+    page.evaluate("stops[1]()")
+    before = views[1].inner_text()
+    page.evaluate("model.set('bits', 2)")
+    page.wait_for_timeout(50)
+    assert views[1].inner_text() == before
+    assert views[0].inner_text() != before
 
 
 def test_many_on_one_page_are_independent(show: Show) -> None:
