@@ -17,6 +17,8 @@ help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 book: $(VENV)/.book  ## build the HTML book and print where it is
+	@# From scratch: Sphinx repeats no warning for pages it has built before, and keeps old ones.
+	rm -rf _build
 	$(BIN)/jupyter-book build . -n -W --keep-going
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
