@@ -139,9 +139,7 @@ def parse_idx(content: bytes) -> np.ndarray:
         If the magic number is another or the length is not the one the sizes give.
     """
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ValueError(
-            f"content must start 00 00 08 (IDX, uint8), got {content[:4].hex(' ')}"
-        )
+        raise ValueError(f"content must start 00 00 08 (IDX, uint8), got {content[:4].hex(' ')}")
     start = 4 + 4 * content[3]
     if len(content) < start:
         raise ValueError(f"content ends inside its header of {start} bytes")
@@ -172,7 +170,7 @@ def _obtain(
                     raise SourceError(
                         f"{name} is damaged: SHA-256 {actual[:12]}…, not {expected[:12]}…"
                     )
-        except SourceError as error:
+        except (SourceError, OSError) as error:
             tried.append(f"  {place.name}: {error}")
             continue
         if place.name != str(cache):

