@@ -66,6 +66,9 @@ const fact = (label, colour, ...children) =>
 function mount({ model, el, label, names, draw, children }) {
   const says = node("p", { class: "qx-say", role: "status", "aria-live": "polite" });
   const root = node("div", { class: "qx", role: "group", "aria-label": label }, ...children, says);
+  // JupyterLab takes arrow keys for itself unless what has the focus tells it not to.
+  for (const n of root.querySelectorAll("input, select, button, [tabindex]"))
+    n.setAttribute("data-lm-suppress-shortcuts", "");
   el.append(node("style", {}, CSS), root);
   el.qtoolsModel = model;
   const state = () => Object.fromEntries(names.map((n) => [n, model.get(n)]));
