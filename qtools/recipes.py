@@ -67,8 +67,8 @@ def smallcnn(config: TrainConfig, weights: Path, record: Path) -> Accuracy:
         latency={
             "batch": 1,
             "threads": torch.get_num_threads(),
-            "median_ms": one.median * 1e3,
-            "minimum_ms": one.minimum * 1e3,
+            "median_ms": round(one.median * 1e3, 4),
+            "minimum_ms": round(one.minimum * 1e3, 4),
             "runs": one.runs,
         },
         weights={"file": weights.name, "sha256": sha256(content)},
