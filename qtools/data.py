@@ -153,7 +153,9 @@ def parse_idx(content: bytes) -> np.ndarray:
 def cache_dir() -> Path:
     """Where data is kept: ``$QTOOLS_CACHE``, or the platform's user cache."""
     configured = os.environ.get("QTOOLS_CACHE")
-    return Path(configured) if configured else platformdirs.user_cache_path("down-to-one-bit")
+    if configured:
+        return Path(configured).expanduser()
+    return platformdirs.user_cache_path("down-to-one-bit")
 
 
 def _obtain(

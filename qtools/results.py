@@ -23,7 +23,7 @@ def write_record(
     unit: str,
     command: str,
     seconds: float,
-    code: dict[str, Any] | None,
+    code: dict[str, Any] | None = None,
     **details: Any,
 ) -> None:
     """Write what a run found and all that is needed to judge or repeat it.
@@ -37,7 +37,7 @@ def write_record(
     seconds
         How long the run took.
     code
-        `code_state` when the run began.
+        `code_state` when the run began; without it, as it is now.
     details
         Whatever else belongs to it: seed, history, hashes, further numbers. JSON types only.
     """
@@ -48,7 +48,7 @@ def write_record(
         "command": command,
         "seconds": seconds,
         **details,
-        "code": code,
+        "code": code or code_state(),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "numpy", "safetensors")},
