@@ -8,7 +8,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-from .numbering import claim_number, register_anchor, warn
+from .numbering import claim_number, inline_children, register_anchor, warn
 
 CAPTION = re.compile(r"(Figure|Table) ([0-9]+|[A-Z])\.([0-9]+)\. \S")
 LOOKS_LIKE = re.compile(r"(Figure|Table) [0-9]")
@@ -22,12 +22,13 @@ class Captions(SphinxTransform):
     def apply(self, **kwargs: object) -> None:
         """Transform one page."""
         for paragraph in self.document.findall(nodes.paragraph):
-            if len(paragraph) == 0 or not isinstance(paragraph[0], nodes.emphasis):
+            shown = inline_children(paragraph)
+            if len(shown) != 1 or not isinstance(shown[0], nodes.emphasis):
                 continue
-            text = " ".join(paragraph[0].astext().split())
+            text = " ".join(shown[0].astext().split())
             match = CAPTION.match(text)
             if not match:
-                if LOOKS_LIKE.match(text) and len(paragraph) == 1:
+                if LOOKS_LIKE.match(text):
                     warn(
                         f"caption {text[:40]!r} should open 'Figure N.M. Text'",
                         "caption",

@@ -1,7 +1,7 @@
 """A citation is a link to the work; the work must be in ``references.bib``.
 
-``[Xu et al. 2024](https://arxiv.org/abs/2402.11295)`` is a citation, as its text ends in a year. Its
-address has to match an entry's ``doi``, ``url`` or ``eprint``; its year and first author, too.
+``[Xu et al. 2024](https://arxiv.org/abs/2402.11295)`` is a citation, as its text ends in a year.
+Its address has to match an entry's ``doi``, ``url`` or ``eprint``; its year and first author, too.
 """
 
 from __future__ import annotations

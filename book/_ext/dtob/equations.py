@@ -80,6 +80,11 @@ class Equations(SphinxTransform):
                 node["nowrap"] = True
                 node.children = []
                 node += nodes.Text(display(text))
+            else:
+                # An environment such as align, typed without $$. MathJax finds it by itself;
+                # without the class MyST would add a number of its own.
+                node["classes"] = [name for name in node["classes"] if name != "amsmath"]
+                node["number"] = None
             for tag in tags:
                 self._register(node, tag)
 
@@ -89,7 +94,7 @@ class Equations(SphinxTransform):
         for match in ENVIRONMENT.finditer(text):
             if match.group(1) == "begin" and match.group(2) in OWN_DISPLAY:
                 warn(
-                    f"{match.group(2)!r} is an error inside $$; write 'aligned' or leave out the $$",
+                    f"{match.group(2)!r} is an error inside $$; write 'aligned', or no $$",
                     "tag",
                     node,
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -115,6 +114,6 @@ def merge_numbers(
             table[key] = page
 
 
-def html_attributes(**values: Any) -> dict[str, Any]:
-    """Attributes for ``starttag``: drops those that are None; ``_`` stands for ``-``."""
-    return {key.replace("_", "-"): value for key, value in values.items() if value is not None}
+def inline_children(paragraph: nodes.Element) -> list[nodes.Node]:
+    """Children that show; the Markdown parser puts an empty text before bold or emphasis."""
+    return [child for child in paragraph.children if child.astext() or child.children]

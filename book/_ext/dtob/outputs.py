@@ -71,7 +71,7 @@ def inline_svg(svg: str, alt: str, prefix: str) -> str:
     box = f' viewBox="{view.group(1)}"' if view else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        f' class="figure" role="img" aria-label="{html.escape(alt)}"{size}{box}>{body}</svg>'
+        f' class="book-figure" role="img" aria-label="{html.escape(alt)}"{size}{box}>{body}</svg>'
     )
 
 
@@ -108,7 +108,7 @@ class Outputs(SphinxPostTransform):
             path = Path(self.env.srcdir) / image["uri"]
             if path.suffix == ".svg" and path.is_file():
                 text = inline_svg(path.read_text(encoding="utf-8"), alt, f"f{count}-")
-                image.replace_self(nodes.raw("", text, format="html", classes=["figure"]))
+                image.replace_self(nodes.raw("", text, format="html"))
 
 
 def setup(app: Sphinx) -> None:

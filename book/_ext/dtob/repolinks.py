@@ -7,6 +7,7 @@ address comes from ``_config.yml`` and stands nowhere else.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,13 @@ class RepositoryLinks(SphinxTransform):
         return root / docname
 
     def _replace(self, link: nodes.Element, path: Path) -> None:
-        root = Path(self.env.srcdir).resolve()
-        if not path.exists() or not path.resolve().is_relative_to(root):
+        root = Path(os.path.normpath(self.env.srcdir))
+        # Not resolved: a link inside the repository may point outside, but its name counts.
+        path = Path(os.path.normpath(path))
+        if not path.exists() or not path.is_relative_to(root):
             warn(f"link to a file that is not in the repository: {path.name}", "file", link)
             return
-        relative = path.resolve().relative_to(root).as_posix()
+        relative = path.relative_to(root).as_posix()
         address = repository_address(self.config, relative)
         inner = link[0].children if len(link) else [nodes.Text(relative)]
         new = nodes.reference("", "", *[c.deepcopy() for c in inner], refuri=address)

@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxTranslator
 
-from .numbering import claim_number, register_anchor, warn
+from .numbering import claim_number, inline_children, register_anchor, warn
 
 KINDS = ("Definition", "Lemma", "Proposition", "Theorem", "Corollary", "Remark", "Example")
 _KIND = "|".join(KINDS)
@@ -31,19 +31,17 @@ class box(nodes.General, nodes.Element):
 
 
 def _label(quote: nodes.block_quote) -> nodes.strong | None:
-    """The bold text that opens a blockquote, if there is one that ends in a full stop."""
+    """The bold text that opens a blockquote, if there is one."""
     first = quote[0] if len(quote) else None
-    if not isinstance(first, nodes.paragraph) or not len(first):
-        return None
-    strong = first[0]
-    return strong if isinstance(strong, nodes.strong) else None
+    shown = inline_children(first) if isinstance(first, nodes.paragraph) else []
+    return shown[0] if shown and isinstance(shown[0], nodes.strong) else None
 
 
 def _split_labelled(parent: nodes.Element) -> None:
     """Let each bold label of a plain box open its own paragraph."""
     for paragraph in [child for child in parent if isinstance(child, nodes.paragraph)]:
         pieces: list[list[nodes.Node]] = [[]]
-        for child in paragraph.children:
+        for child in inline_children(paragraph):
             opens = isinstance(child, nodes.strong) and child.astext().endswith(".")
             if opens and pieces[-1]:
                 pieces.append([])
