@@ -66,7 +66,7 @@ def code_state() -> dict[str, Any] | None:
     loaded = sorted(
         str(Path(file).relative_to(PACKAGE.parent))
         for name, module in sys.modules.items()
-        if name.partition(".")[0] == PACKAGE.name and (file := module.__file__)
+        if name.partition(".")[0] == PACKAGE.name and (file := getattr(module, "__file__", None))
     )
     try:
         head = _git("rev-parse", "HEAD").strip()
