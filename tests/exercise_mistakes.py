@@ -21,6 +21,119 @@ class Mistake:
 
 MISTAKES = [
     Mistake(
+        "01-why-compress",
+        "tokens-per-second",
+        """
+        def tokens_per_second(parameters, bits, bandwidth, peak, batch=1):
+            return min(bandwidth * batch / (parameters * bits), peak / (2 * parameters))
+        """,
+        "divide by 8",
+    ),
+    Mistake(
+        "01-why-compress",
+        "tokens-per-second",
+        """
+        def tokens_per_second(parameters, bits, bandwidth, peak, batch=1):
+            return max(8 * bandwidth * batch / (parameters * bits), peak / (2 * parameters))
+        """,
+        "that is the bound by arithmetic",
+    ),
+    Mistake(
+        "01-why-compress",
+        "tokens-per-second",
+        """
+        def tokens_per_second(parameters, bits, bandwidth, peak, batch=1):
+            return min(8 * bandwidth / (parameters * bits), peak / (2 * parameters))
+        """,
+        "two sequences share each weight",
+    ),
+    Mistake(
+        "01-why-compress",
+        "tokens-per-second",
+        """
+        def tokens_per_second(parameters, bits, bandwidth, peak, batch=1):
+            return min(8 * bandwidth * batch / (parameters * bits), peak / parameters)
+        """,
+        "two operations a weight",
+    ),
+    Mistake(
+        "01-why-compress",
+        "pruned-bits",
+        """
+        def pruned_bits(density, bits, index_bits):
+            return density * bits
+        """,
+        "someone has to keep the positions",
+    ),
+    Mistake(
+        "01-why-compress",
+        "pruned-bits",
+        """
+        def pruned_bits(density, bits, index_bits):
+            return 1 + density * bits
+        """,
+        "costs more than it saves",
+    ),
+    Mistake(
+        "01-why-compress",
+        "pruned-bits",
+        """
+        def pruned_bits(density, bits, index_bits):
+            return min(bits, density * (bits + index_bits))
+        """,
+        "a bitmap costs one bit a weight",
+    ),
+    Mistake(
+        "01-why-compress",
+        "pruned-bits",
+        """
+        def pruned_bits(density, bits, index_bits):
+            return min(bits, 1 + density * bits)
+        """,
+        "the bitmap is larger than the indices",
+    ),
+    Mistake(
+        "01-why-compress",
+        "packed-bytes",
+        """
+        def packed_bytes(weights, bits, group_size, scale_bits=16, zero_point=False):
+            return -(-weights * bits // 8)
+        """,
+        "that is the codes alone",
+    ),
+    Mistake(
+        "01-why-compress",
+        "packed-bytes",
+        """
+        def packed_bytes(weights, bits, group_size, scale_bits=16, zero_point=False):
+            groups = weights // group_size
+            total = -(-weights * bits // 8) + -(-groups * scale_bits // 8)
+            return total + (-(-groups * bits // 8) if zero_point else 0)
+        """,
+        "the last one short",
+    ),
+    Mistake(
+        "01-why-compress",
+        "packed-bytes",
+        """
+        def packed_bytes(weights, bits, group_size, scale_bits=16, zero_point=False):
+            groups = -(-weights // group_size)
+            total = weights * bits // 8 + groups * scale_bits // 8
+            return total + (groups * bits // 8 if zero_point else 0)
+        """,
+        "two whole bytes",
+    ),
+    Mistake(
+        "01-why-compress",
+        "packed-bytes",
+        """
+        def packed_bytes(weights, bits, group_size, scale_bits=16, zero_point=False):
+            groups = -(-weights // group_size)
+            return -(-weights * bits // 8) + -(-groups * scale_bits // 8)
+        """,
+        "one byte more",
+    ),
+    Mistake(
         "02-affine-quantization",
         "scale-and-zero-point",
         """
