@@ -13,10 +13,11 @@ function compute({ parameters, bits, group_size, bandwidth, memory }) {
   };
 }
 
+// 0.1 M is about the book's SmallCNN, the rest are usual sizes of language models.
 // Round figures. Bandwidths: 2 channels × 8 bytes × 5.6 GT/s for the laptop, makers' data sheets
 // for the rest (T4 320, RTX 4090 1008, A100 80 GB 2039, H100 SXM 3350 GB/s).
 const MODELS = [
-  ["SmallCNN", { parameters: 1e5 }],
+  ["0.1 M", { parameters: 1e5 }],
   ["1.3 B", { parameters: 1.3e9 }],
   ["7 B", { parameters: 7e9 }],
   ["13 B", { parameters: 1.3e10 }],
@@ -25,7 +26,7 @@ const MODELS = [
 const MACHINES = [
   ["Laptop", { memory: 16, bandwidth: 90 }],
   ["T4", { memory: 16, bandwidth: 320 }],
-  ["RTX 4090", { memory: 24, bandwidth: 1000 }],
+  ["4090", { memory: 24, bandwidth: 1000 }],
   ["A100", { memory: 80, bandwidth: 2000 }],
   ["H100", { memory: 80, bandwidth: 3350 }],
 ];
@@ -39,7 +40,7 @@ const countText = (v) => {
   return `${tidy(v / size)} ${unit}`.trim();
 };
 const rateText = (v) => tidy(v) + " tokens/s";
-const timesText = (v) => (v < 0.9995 ? `${tidy(1 / v)} × larger` : v < 1.0005 ? "same size" : `${tidy(v)} × smaller`);
+const timesText = (v) => (v < 0.9995 ? `${tidy(1 / v)}× larger` : v < 1.0005 ? "same size" : `${tidy(v)}× smaller`);
 const round3 = (v) => Number(v.toPrecision(3));
 
 const explorable = {
@@ -59,7 +60,7 @@ const explorable = {
     const facts = node(
       "div", { class: "qx-facts" },
       fact("size", "", output("bytes"), node("span", {}, output("bits_per_weight"))),
-      fact("against 32-bit floats", "", output("versus_fp32"), node("span", {}, "against 16-bit: ", output("versus_fp16"))),
+      fact("against 32-bit", "", output("versus_fp32"), node("span", {}, "against 16-bit: ", output("versus_fp16"))),
       fact("speed, at most", "", output("tokens_per_second"), node("span", {}, "each weight read once a token")),
       fact("does it fit?", "", output("fits"), node("span", {}, output("share"), " of the memory")),
     );

@@ -241,7 +241,7 @@ function drawCurve(svg, { distribution, bits, clip }, r, width, hatch) {
     node("defs", {}, node("clipPath", { id: clipId }, node("rect", { x: left, y: 0, width: right - left, height: bottom }))),
     ticks.map((e) => [line(left, y(10 ** e), right, y(10 ** e), "qx-grid"), words(left - 6, y(10 ** e) + 4, name(e), "qx-small", "end")]),
     line(left, bottom, right, bottom, "qx-axis"),
-    [0.5, 1, 2, 5, 10, 20, 40].map((c) => [line(x(c), bottom, x(c), bottom + 4, "qx-axis"), words(x(c), bottom + 18, c === 40 ? "40 σ" : String(c), "qx-small")]),
+    [0.5, 1, 2, 5, 10, 20, 40].map((c) => [line(x(c), bottom, x(c), bottom + 4, "qx-axis"), words(x(c) + (c === 40 ? 8 : 0), bottom + 18, c === 40 ? "40 σ" : String(c), "qx-small", c === 40 ? "end" : "middle")]),
     node("g", { "clip-path": `url(#${clipId})` },
       area(points((m) => m.rounding), bottom + 50, tint),
       area(points((m) => m.clipping), bottom + 50, hatch + ";opacity:.3"),
@@ -250,13 +250,13 @@ function drawCurve(svg, { distribution, bits, clip }, r, width, hatch) {
     line(bestX, top + 6, bestX, y(r.best_total) - 6, "qx-zero"),
     words(bestX + side * 6, top + 14, `best ±${tidy(r.best_clip)} σ`, "qx-bold qx-g", side > 0 ? "start" : "end"),
     line(x(clip), top, x(clip), bottom, "qx-cut"),
-    words(left + 8, y(curves[0][1].total) - 8, "total", "qx-bold", "start"),
+    bestX - left > 190 && words(left + 8, y(curves[0][1].total) - 8, "total", "qx-bold", "start"),
     words(Math.min(x(modelTop), right) - 12, modelTop < CLIP_MAX ? top : y((CLIP_MAX / Q) ** 2 / 12) - 10, "s²/12", "qx-small qx-g", "end"),
     words(left + 8, bottom - 10, "clipping", "qx-bold qx-r", "start"),
     words(right - 6, bottom - 10, "rounding", "qx-bold qx-b", "end"),
     node("circle", { cx: bestX, cy: y(r.best_total), r: 6, class: "qx-best" }),
     node("circle", { cx: x(clip), cy: y(r.total), r: 10, class: "qx-now" }),
   ];
-  svg.replaceChildren(...out.flat(3));
+  svg.replaceChildren(...out.flat(3).filter(Boolean));
   return { back };
 }

@@ -167,7 +167,7 @@ function picture(state, r, width, left, real) {
   const xRight = real(state.x) < width - 90;
   const back = real(r.x_hat);
   const out = [
-    words(0, 13, "real numbers", "qx-small", "start"),
+    words(0, 13, "real numbers: drag x and the ends of the range", "qx-small", "start"),
     words(real(-LIMIT), TOP - 10, tidy(-LIMIT), "qx-small"),
     words(real(LIMIT), TOP - 10, tidy(LIMIT), "qx-small"),
     words(real(0) - 5, TOP - 10, "0", "qx-small qx-g", "end"),

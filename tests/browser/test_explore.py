@@ -120,6 +120,20 @@ def random_setting(kind: type[Explorable], rng: random.Random) -> dict[str, Any]
     return {**setting, "x": min(4.0, max(-4.0, x))}
 
 
+def test_number_lines_multiplies_by_the_inverse(show: Show) -> None:
+    """Halfway between codes ``x / s`` and ``x (1/s)`` may differ; qtools and torch take the latter."""
+    rng, settings = random.Random(SEED), []
+    while len(settings) < 20:
+        high, step = rng.uniform(1, 4), rng.randint(-6, 6) + 0.5
+        scale = high / 7
+        x = scale * step
+        if abs(x) <= 4 and round(x / scale) != round(x * (1 / scale)):
+            settings.append({"x_min": -high, "x_max": high, "x": x, "symmetric": True})
+    page = show(NumberLines(bits=4))
+    for setting, numbers in zip(settings, set_and_read(page, settings), strict=True):
+        assert numbers["code"] == NumberLines(bits=4, **setting).compute()["code"], setting
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_equal_qtools(kind: type[Explorable], show: Show) -> None:
     rng = random.Random(SEED)
@@ -164,7 +178,7 @@ def test_text_is_the_number_rounded(show: Show) -> None:
     assert page.locator('output[data-name="x_hat"]').inner_text() == "0.9"
     page = show(Budget(parameters=7e9, bits=4, memory=16.0, bandwidth=90.0))
     assert page.locator('output[data-name="bytes"]').inner_text() == "3.5 GB"
-    assert page.locator('output[data-name="versus_fp32"]').inner_text() == "8 × smaller"
+    assert page.locator('output[data-name="versus_fp32"]').inner_text() == "8× smaller"
     assert page.locator('output[data-name="tokens_per_second"]').inner_text() == "25.7 tokens/s"
     assert page.locator('output[data-name="fits"]').inner_text() == "✓ yes"
 
@@ -427,6 +441,10 @@ def test_the_same_module_runs_as_an_anywidget(
     views[0].locator('[data-control="bits"]').focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("saved") == [{"bits": 5}]
+    # Without this attribute JupyterLab takes the arrow keys.
+    focusable = views[0].locator("input, select, button, [tabindex]")
+    shielded = views[0].locator("[data-lm-suppress-shortcuts]")
+    assert focusable.count() == shielded.count() >= 4
     for view in views:
         for name, value in kind(bits=5).compute().items():
             text = view.locator(f'output[data-name="{name}"]').get_attribute("data-value")
