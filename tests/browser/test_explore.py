@@ -121,7 +121,7 @@ def random_setting(kind: type[Explorable], rng: random.Random) -> dict[str, Any]
 
 
 def test_number_lines_multiplies_by_the_inverse(show: Show) -> None:
-    """Halfway between codes ``x / s`` and ``x (1/s)`` may differ; qtools and torch take the latter."""
+    """Halfway between codes ``x / s`` and ``x (1/s)`` may differ; qtools takes the latter."""
     rng, settings = random.Random(SEED), []
     while len(settings) < 20:
         high, step = rng.uniform(1, 4), rng.randint(-6, 6) + 0.5
