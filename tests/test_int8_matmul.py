@@ -1,0 +1,57 @@
+"""The int8 product is exact, on processors with 8-bit dot products and on those without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qtools.int8_matmul import int8_matmul
+
+CHECK = """
+import torch
+from qtools.int8_matmul import int8_matmul
+for k in (1, 2, 3, 17, 64, 577, 1024, 1025, 3000):
+    for low, high in ((-128, -127), (127, 128), (-128, 128)):
+        x = torch.randint(low, high, (5, k), dtype=torch.int8)
+        w = torch.randint(-128, 128, (7, k), dtype=torch.int8)
+        for other in (w, torch.full_like(w, -128), torch.full_like(w, 127)):
+            assert torch.equal(int8_matmul(x, other).long(), x.long() @ other.long().t()), k
+print("exact")
+"""
+
+
+@given(st.integers(0, 9), st.integers(0, 1100), st.integers(0, 9), st.integers(0, 2**32 - 1))
+def test_equal_to_64_bit_integers(rows, k, columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, w = (
+        torch.randint(-128, 128, (n, k), generator=generator).to(torch.int8)
+        for n in (rows, columns)
+    )
+    assert torch.equal(int8_matmul(x, w).long(), x.long() @ w.long().t())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["SSE41", "AVX2", "AVX512_CORE", "DEFAULT"])
+def test_exact_whatever_instructions_the_processor_has(isa):
+    """oneDNN is told to use older instructions: with some of them `torch._int_mm` is wrong."""
+    env = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
+    run = subprocess.run(
+        [sys.executable, "-c", CHECK], env=env, capture_output=True, text=True, check=False
+    )
+    assert run.stdout.strip() == "exact", run.stderr
+
+
+def test_exact_when_the_user_allows_coarse_float_products():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        x = torch.full((3, 1), -127, dtype=torch.int8)  # K = 1 takes the floating-point way
+        assert torch.equal(int8_matmul(x, x), torch.full((3, 3), 127**2, dtype=torch.int32))
+    finally:
+        torch.set_float32_matmul_precision(before)
