@@ -324,3 +324,22 @@ def test_best_clip_of_uniform_data_is_known(bits: int) -> None:
     assert best["best_clip"] == pytest.approx(math.sqrt(3) * 2 * largest / (2 * largest + 1))
     cell = 2 * math.sqrt(3) / (2 * largest + 1)
     assert best["best_total"] == pytest.approx(cell**2 / 12)
+
+
+def stored_explorables() -> list[Any]:
+    found = []
+    for path in sorted((ROOT / "book").glob("[0-9][0-9]_*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                text = "".join(output.get("data", {}).get("text/html", ""))
+                name = re.match(r'<div class="qtools-explorable" data-explorable="(\w+)"', text)
+                if name:
+                    found.append(pytest.param(name[1], text, id=f"{path.stem}-{name[1]}"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "text"), stored_explorables())
+def test_notebooks_store_the_explorable_of_today(name: str, text: str) -> None:
+    """The built book shows what is stored, so an old module there would go untested."""
+    kind = {k.__name__: k for k in KINDS}[name]
+    assert text == kind(**Parts(text).state).to_html(), "stored output is old: run `make execute`"

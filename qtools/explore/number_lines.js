@@ -164,7 +164,10 @@ function picture(state, r, width, left, real) {
   const [zAt, qAt] = apart(code(r.zero_point), code(r.code), 66, width);
   const tick = (pixels) => "qx-axis" + (pixels < 4 ? " qx-thin" : "");
   const off = Math.abs(real(state.x) - real(r.x_hat));
-  const xRight = real(state.x) < width - 90;
+  // The words beside x go to its right, unless an end of the range or the border is in the way.
+  const taken = (from, to) => [state.x_min, state.x_max].some((v) => real(v) > from && real(v) < to);
+  const at = real(state.x);
+  const xRight = at < 100 || (at < width - 90 && (!taken(at + 10, at + 90) || taken(at - 90, at - 10)));
   const back = real(r.x_hat);
   const out = [
     words(0, 13, "real numbers: drag x and the ends of the range", "qx-small", "start"),
