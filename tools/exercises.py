@@ -88,36 +88,49 @@ def generate(slug: str, root: Path = ROOT) -> str:
         If nbgrader refuses the source; the message holds its log.
     """
     with course(slug, root) as (api, folder):
-        _must(api.generate_assignment(slug), f"generate {slug}")
-        text = (folder / "release" / slug / f"{slug}.ipynb").read_text(encoding="utf-8")
-        return text.rstrip("\n") + "\n"
+        return _generate(slug, api, folder)
 
 
-def grade(slug: str, submission: str, root: Path = ROOT) -> list[Grade]:
-    """Grade a notebook, given as text, with nbgrader: visible and hidden tests.
+def _generate(slug: str, api: NbGraderAPI, folder: Path) -> str:
+    _must(api.generate_assignment(slug), f"generate {slug}")
+    text = (folder / "release" / slug / f"{slug}.ipynb").read_text(encoding="utf-8")
+    return text.rstrip("\n") + "\n"
+
+
+def grade(slug: str, submissions: dict[str, str], root: Path = ROOT) -> dict[str, list[Grade]]:
+    """Grade notebooks with nbgrader: visible and hidden tests.
+
+    Parameters
+    ----------
+    slug
+        The exercise notebook's name.
+    submissions
+        Who hands in (a name for the folder), and the text of the notebook.
 
     Raises
     ------
     RuntimeError
-        If nbgrader cannot generate the exercise or grade the submission.
+        If nbgrader cannot generate the exercise or grade a submission.
     """
-    student = "student"
+    grades = {}
     with course(slug, root) as (api, folder):
-        _must(api.generate_assignment(slug), f"generate {slug}")
-        submitted = folder / "submitted" / student / slug / f"{slug}.ipynb"
-        submitted.parent.mkdir(parents=True)
-        submitted.write_text(submission, encoding="utf-8")
-        with warnings.catch_warnings():
-            # nbgrader's own queries, harmless; in a test run they would bury real warnings.
-            warnings.simplefilter("ignore", SAWarning)
-            _must(api.autograde(slug, student), f"grade {slug}")
-        messages = _messages(folder / "autograded" / student / slug / f"{slug}.ipynb")
-        with Gradebook(api.coursedir.db_url, api.coursedir.course_id) as book:
-            notebook = book.find_submission_notebook(slug, slug, student)
-            return [
-                Grade(g.name, float(g.score), float(g.max_score), messages.get(g.name, ""))
-                for g in notebook.grades
-            ]
+        _generate(slug, api, folder)
+        for student, text in submissions.items():
+            submitted = folder / "submitted" / student / slug / f"{slug}.ipynb"
+            submitted.parent.mkdir(parents=True)
+            submitted.write_text(text, encoding="utf-8")
+            with warnings.catch_warnings():
+                # nbgrader's own queries, harmless; in a test run they would bury real warnings.
+                warnings.simplefilter("ignore", SAWarning)
+                _must(api.autograde(slug, student), f"grade {slug}")
+            said = _messages(folder / "autograded" / student / slug / f"{slug}.ipynb")
+            with Gradebook(api.coursedir.db_url, api.coursedir.course_id) as book:
+                found = book.find_submission_notebook(slug, slug, student).grades
+                grades[student] = [
+                    Grade(g.name, float(g.score), float(g.max_score), said.get(g.name, ""))
+                    for g in found
+                ]
+    return grades
 
 
 def _messages(path: Path) -> dict[str, str]:
