@@ -206,4 +206,114 @@ MISTAKES = [
         """,
         "forgets q_min",
     ),
+    Mistake(
+        "02-affine-quantization",
+        "channels",
+        """
+        def quantize_channels(x, scale, zero_point, axis, q_min, q_max):
+            return (torch.round(x / scale) + zero_point).clamp(q_min, q_max).int()
+        def dequantize_channels(q, scale, zero_point, axis):
+            return scale * (q - zero_point)
+        """,
+        "yours ran along the columns",
+    ),
+    Mistake(
+        "02-affine-quantization",
+        "channels",
+        """
+        def quantize_channels(x, scale, zero_point, axis, q_min, q_max):
+            s, z = scale[:, None], zero_point[:, None]
+            return (torch.round(x / s) + z).clamp(q_min, q_max).int()
+        def dequantize_channels(q, scale, zero_point, axis):
+            return scale[:, None] * (q - zero_point[:, None])
+        """,
+        "your shape ignores axis",
+    ),
+    Mistake(
+        "02-affine-quantization",
+        "channels",
+        """
+        def quantize_channels(x, scale, zero_point, axis, q_min, q_max):
+            shape = [1] * x.ndim
+            shape[axis] = -1
+            return (torch.round(x / scale.view(shape)) + zero_point.view(shape)).int()
+        def dequantize_channels(q, scale, zero_point, axis):
+            return q
+        """,
+        "clip to q_min and q_max",
+    ),
+    Mistake(
+        "02-affine-quantization",
+        "channels",
+        """
+        def quantize_channels(x, scale, zero_point, axis, q_min, q_max):
+            shape = [1] * x.ndim
+            shape[axis] = -1
+            s, z = scale.view(shape), zero_point.view(shape)
+            return (torch.round(x * (1 / s)) + z).clamp(q_min, q_max).int()
+        def dequantize_channels(q, scale, zero_point, axis):
+            shape = [1] * q.ndim
+            shape[axis] = -1
+            return scale.view(shape) * q
+        """,
+        "subtract z first",
+    ),
+    Mistake(
+        "02-affine-quantization",
+        "unused",
+        """
+        def unused_codes(x_min, x_max, bits):
+            q_max = 2**bits - 1
+            zero_point = -round(x_min / ((x_max - x_min) / q_max))
+            return zero_point, []
+        """,
+        "the zero point of the asymmetric scheme",
+    ),
+    Mistake(
+        "02-affine-quantization",
+        "unused",
+        """
+        def unused_codes(x_min, x_max, bits):
+            zero_point, q_max = 2 ** (bits - 1), 2**bits - 1
+            scale = max(-x_min, x_max) / (q_max / 2)
+            codes = [zero_point + round(v / scale) for v in (x_min, x_max)]
+            return zero_point, [q for q in range(q_max + 1) if not codes[0] <= q <= codes[1]]
+        """,
+        "Did you divide by (q_max - q_min) / 2?",
+    ),
+    Mistake(
+        "02-affine-quantization",
+        "unused",
+        """
+        def unused_codes(x_min, x_max, bits):
+            zero_point, q_max = 2 ** (bits - 1), 2**bits - 1
+            scale = max(-x_min, x_max) / (q_max - zero_point)
+            codes = [zero_point + round(v / scale) for v in (x_min, x_max)]
+            return zero_point, [q for q in range(q_max + 1) if not codes[0] <= q <= codes[1]]
+        """,
+        "widened to [0, 3]",
+    ),
+    Mistake(
+        "02-affine-quantization",
+        "lost",
+        """
+        def lost_codes(scale, zero_point, q_min, q_max):
+            q = torch.arange(q_min, q_max + 1)
+            again = (torch.round(scale * (q - zero_point) / scale) + zero_point)
+            return q[again.clamp(q_min, q_max) != q].tolist()
+        """,
+        "did you store in bfloat16?",
+    ),
+    Mistake(
+        "02-affine-quantization",
+        "lost",
+        """
+        def lost_codes(scale, zero_point, q_min, q_max):
+            q = torch.arange(q_min, q_max + 1)
+            stored = (scale * q).to(torch.bfloat16).float()
+            again = torch.round(stored / scale).clamp(q_min, q_max)
+            return q[again != q].tolist()
+        """,
+        "the zero point only shifts the codes",
+    ),
 ]
