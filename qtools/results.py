@@ -16,6 +16,28 @@ from qtools.files import write_atomic
 PACKAGE = Path(__file__).parent
 
 
+def results_dir() -> Path:
+    """``results/`` of the checkout; in an installed package the copy that travels with it."""
+    checkout = PACKAGE.parent / "results"
+    return checkout if (PACKAGE.parent / "pyproject.toml").exists() else PACKAGE / "records"
+
+
+def read_record(name: str) -> dict[str, Any]:
+    """Read the record ``results/<name>.json``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such record; the message lists those there are.
+    """
+    path = results_dir() / f"{name}.json"
+    if not path.exists():
+        names = sorted(file.stem for file in results_dir().glob("*.json"))
+        raise ValueError(f"name must be one of {names}, got {name!r}")
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
 def write_record(
     path: Path,
     *,

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,3 +85,29 @@ def test_machine():
     assert got["processor"]
     assert got["cores"] >= 1
     assert got["torch_threads"] >= 1
+
+
+def test_records_of_the_checkout_are_read():
+    record = results.read_record("smallcnn")
+    assert record["unit"] == "test accuracy"
+    with pytest.raises(ValueError, match=r"name must be one of \[.*'smallcnn'.*\], got 'nothing'"):
+        results.read_record("nothing")
+
+
+def test_records_of_an_installed_package_are_read(tmp_path, monkeypatch):
+    (tmp_path / "qtools/records").mkdir(parents=True)
+    (tmp_path / "qtools/records/row.json").write_text('{"value": 1}')
+    monkeypatch.setattr(results, "PACKAGE", tmp_path / "qtools")
+    assert results.read_record("row") == {"value": 1}
+
+
+def test_every_package_and_record_is_installed():
+    """pyproject.toml lists packages by hand; a forgotten one would be missing in Colab only."""
+    root = results.PACKAGE.parent
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {p.parent for p in results.PACKAGE.rglob("*") if "__pycache__" not in p.parts}
+    names = {".".join(p.relative_to(root).parts) for p in folders} - {""}
+    assert set(settings["packages"]) == {n for n in names if n.startswith("qtools")} | {
+        "qtools.records"
+    }
+    assert settings["package-dir"] == {"qtools.records": "results"}
