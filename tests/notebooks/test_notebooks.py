@@ -35,6 +35,21 @@ def test_setup_cell_is_the_templates(path: Path) -> None:
     assert notebook.cells[1].source == notebooks.setup_source(), f"{path.name}: stamp it"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_file_is_as_the_tools_write_it(path: Path, tmp_path: Path) -> None:
+    """So that running a notebook again changes only what it shows."""
+    notebook = notebooks.read(path)
+    stored = [dict(cell.metadata) for cell in notebook.cells]
+    if path in repository.chapters():
+        notebooks.normalise(notebook)
+    notebooks.write(notebook, tmp_path / "again.ipynb")
+    again = [dict(cell.metadata) for cell in notebook.cells]
+    changed = [i for i, pair in enumerate(zip(stored, again, strict=True)) if pair[0] != pair[1]]
+    assert not changed, f"{path.name}: stray metadata in cells {changed}, run `make execute`"
+    same = (tmp_path / "again.ipynb").read_bytes() == path.read_bytes()
+    assert same, f"{path.name}: saved by an editor, run `make execute`"
+
+
 def test_setup_cell_installs_this_version_from_the_configured_address() -> None:
     source = notebooks.setup_source()
     wanted = f"git+{repository.address()}@v{repository.version()}"

@@ -198,6 +198,16 @@ def test_every_rule_is_shown_to_fail() -> None:
     assert {rule.__name__ for rule in RULES} == {name for name, _, _ in BAD}
 
 
+def test_a_claim_may_be_shown_failing(good: Chapter) -> None:
+    (rule,) = [rule for rule in RULES if rule.__name__ == "claims"]
+    caught = "try:\n    claim('three', 2, 3)\nexcept AssertionError as error:\n    print(error)"
+    cell = new_code_cell(caught, outputs=[stream("✗ three: 2 (expected 3)\n")])
+    good.notebook.cells.append(cell)
+    assert list(rule(good)) == []
+    cell.outputs = [stream("nothing\n")]
+    assert any("holds no claim" in problem for problem in rule(good))
+
+
 def test_exercises_need_their_link(good: Chapter) -> None:
     (good.root / "book/exercises/release/02-good").mkdir(parents=True)
     (rule,) = [rule for rule in RULES if rule.__name__ == "exercises"]
