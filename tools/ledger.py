@@ -58,7 +58,8 @@ def _required(groups: dict[str, str | None]) -> str:
         return f"at least {groups['at_least']}"
     if groups["tolerance"]:
         return f"{groups['expected']} ± {groups['tolerance']}"
-    return f"exactly {groups['expected']}"
+    yes_or_no = groups["expected"] in ("True", "False")
+    return str(groups["expected"]) if yes_or_no else f"exactly {groups['expected']}"
 
 
 def _escape(text: str) -> str:

@@ -20,6 +20,7 @@ def test_page_from_printed_claims(tmp_path: Path, capsys: pytest.CaptureFixture[
     claim("one minus 2/π (mean: of |w|)", 0.3631, 0.3634, atol=0.005)
     claim("largest error in steps", 0.4999, at_most=0.5)
     claim("accuracy in percent", 90.25, at_least=90)
+    claim("both agree", True, True)
     print("✓ this line is prose")
     printed = new_output("stream", name="stdout", text=capsys.readouterr().out)
     (tmp_path / "book").mkdir()
@@ -27,13 +28,14 @@ def test_page_from_printed_claims(tmp_path: Path, capsys: pytest.CaptureFixture[
     nbformat.write(new_notebook(cells=cells), tmp_path / "book/03_errors.ipynb")
     nbformat.write(new_notebook(cells=cells[:1]), tmp_path / "book/04_none.ipynb")
     text = ledger.page(tmp_path)
-    assert "4 claims" in text
+    assert "5 claims" in text
     assert text.split("## ")[1:] == [
         "[3 Errors](03_errors.ipynb)\n\n| Claim | Measured | Required |\n|:--|--:|:--|\n"
         "| levels of a 3-bit code | 8 | exactly 8 |\n"
         "| one minus 2/π (mean: of \\|w\\|) | 0.3631 | 0.3634 ± 0.005 |\n"
         "| largest error in steps | 0.4999 | at most 0.5 |\n"
         "| accuracy in percent | 90.25 | at least 90 |\n"
+        "| both agree | True | True |\n"
     ]
 
 
