@@ -78,6 +78,8 @@ a = b, \\\\
 b = c. \\tag{2.2}
 $$
 
+Done. □
+
 </details>
 
 > **Definition 2.2.** No name here. [Proposition 2.1](02_good.ipynb#proposition-2-1).

@@ -167,6 +167,7 @@ def test_fold_holds_markdown_and_mathematics(chapter: BeautifulSoup) -> None:
     assert not fold.has_attr("open")
     assert fold.find("em") is not None
     assert fold.find(id="eq-2-2") is not None
+    assert the(fold.find_all("p")[-1]).get_text() == "Done."
 
 
 def test_displays_are_unwrapped(chapter: BeautifulSoup) -> None:

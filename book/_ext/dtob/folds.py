@@ -16,6 +16,8 @@ from sphinx.util.docutils import SphinxTranslator
 from .numbering import warn
 
 OPEN = re.compile(r"<details(\s+open)?\s*>\s*<summary>(.*?)</summary>\s*", re.DOTALL)
+# The sign that ends a proof. Typed, it serves readers of the notebook; the book draws its own.
+END_OF_PROOF = re.compile(r"\s*(?:□|∎|■|◻)\s*$")
 CLOSE = re.compile(r"</details>\s*")
 
 
@@ -80,7 +82,15 @@ class Folds(SphinxTransform):
         new = fold(summary=summary, open=bool(match.group(1)), classes=["fold", f"fold-{kind}"])
         new.source, new.line = parent.children[start].source, parent.children[start].line
         new += parent.children[start + 1 : end]
+        if kind == "proof":
+            self._drop_end_sign(new)
         return new
+
+    def _drop_end_sign(self, proof: fold) -> None:
+        texts = [t for t in proof.findall(nodes.Text) if t.astext().strip()]
+        if texts and END_OF_PROOF.search(texts[-1].astext()):
+            last = texts[-1]
+            last.parent.replace(last, nodes.Text(END_OF_PROOF.sub("", last.astext())))
 
 
 def visit_fold(self: SphinxTranslator, node: fold) -> None:
