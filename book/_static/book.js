@@ -1,4 +1,4 @@
-// Three small things the pages need: folds open for print and for links that lead into them, and
+// Three small things the pages need: paper is white and shows all proofs; a link into a fold opens it;
 // what scrolls sideways can be reached with the keyboard.
 "use strict";
 
@@ -43,14 +43,19 @@
     }
   }
 
+  const root = document.documentElement;
   let closed = [];
+  let theme = "";
   window.addEventListener("beforeprint", () => {
+    theme = root.dataset.theme;
+    root.dataset.theme = "light"; // paper is white
     closed = [...document.querySelectorAll("details.fold:not([open])")];
     for (const fold of closed) fold.open = true;
   });
   window.addEventListener("afterprint", () => {
     for (const fold of closed) fold.open = false;
     closed = [];
+    root.dataset.theme = theme;
   });
 
   window.addEventListener("hashchange", () => openFor(location.hash));
