@@ -1,5 +1,5 @@
-// Three small things the pages need: paper is white and shows all proofs; a link into a fold opens it;
-// what scrolls sideways can be reached with the keyboard.
+// Small things the pages need: paper is white and shows all proofs; a link into a fold opens it; what
+// scrolls sideways can be reached with the keyboard; search works from disk.
 "use strict";
 
 (() => {
@@ -57,6 +57,11 @@
     closed = [];
     root.dataset.theme = theme;
   });
+
+  // From disk a page may not fetch another one, so results come without excerpts.
+  if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") {
+    DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+  }
 
   window.addEventListener("hashchange", () => openFor(location.hash));
   window.addEventListener("resize", markScrollers);
