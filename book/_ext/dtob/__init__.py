@@ -8,6 +8,8 @@ Sphinx warning, and the book is built with warnings as errors.
 
 from __future__ import annotations
 
+import zlib
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -31,8 +33,11 @@ from .numbering import merge_numbers, purge_numbers
 
 __all__ = ["setup"]
 
-# Raise this when a change in the extension has to throw away cached pages.
-ENV_VERSION = 1
+
+def source_version() -> int:
+    """Checksum of this extension: cached pages are thrown away when it changes."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return zlib.crc32(b"".join(file.read_bytes() for file in files))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-merge-info", merge_numbers)
     return {
         "version": "1",
-        "env_version": ENV_VERSION,
+        "env_version": source_version(),
         "parallel_read_safe": True,
         "parallel_write_safe": True,
     }
