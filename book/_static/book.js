@@ -32,7 +32,7 @@
   function markScrollers() {
     markWideMath();
     for (const node of document.querySelectorAll(SCROLLERS)) {
-      const scrolls = node.scrollWidth > node.clientWidth + 1;
+      const scrolls = node.scrollWidth > node.clientWidth;
       if (scrolls && !node.hasAttribute("tabindex")) {
         node.tabIndex = 0;
         node.dataset.bookScroller = "";
