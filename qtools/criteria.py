@@ -1,0 +1,245 @@
+"""Which range to clip to, decided from a histogram: least squared error, or least divergence.
+
+Both criteria are exhaustive: each computes the cost of every candidate of a stated grid, in
+closed form from running sums, and takes the cheapest.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from qtools.histogram import Histogram, halves, magnitudes
+from qtools.spec import QuantSpec
+
+#: Scales that the squared-error criterion tries per factor of two: neighbours differ by 4.4 %.
+SCALES_PER_OCTAVE = 16
+# Every 8th scale is tried first; its best rules out most of the others.
+_COARSE = 8
+# Levels in one block of the search: 8 MB in float64.
+_BLOCK = 1 << 20
+
+
+class Candidates(NamedTuple):
+    """Ranges and what each costs, float64 [candidates], from the widest to the narrowest."""
+
+    x_min: np.ndarray
+    x_max: np.ndarray
+    cost: np.ndarray
+
+    @property
+    def best(self) -> tuple[float, float]:
+        """``(x_min, x_max)`` of the cheapest, of the widest if several are."""
+        i = int(self.cost.argmin())
+        return float(self.x_min[i]), float(self.x_max[i])
+
+
+# --- Squared error -------------------------------------------------------------------------------
+
+
+class Excess:
+    """``K(t) = Σ max(x - t, 0)`` for t >= 0, over the values on one side of 0, in bin widths.
+
+    The values of a bin are spread evenly over it; the outermost bins are cut at the smallest and
+    the largest value. So K is quadratic inside a bin, linear before the first value and 0 after
+    the last: three numbers a bin give it everywhere, and sums of positive terms give the three.
+    """
+
+    def __init__(self, counts: np.ndarray, low: float, high: float) -> None:
+        c = np.append(counts, 0).astype(np.float64)  # so that there is a bin
+        edges = np.arange(len(c) + 1).clip(low, high)
+        size = np.diff(edges)
+        self.low, self.high, self.total, self.end = low, high, c.sum(), edges[1:]
+        self.half_density = np.divide(c, 2 * size, out=np.zeros_like(c), where=size > 0)
+        self.beyond = _sum_after(c)
+        self.excess = _sum_after(size * (self.beyond + c / 2))
+        in_bin = size * (self.excess + size * (self.beyond / 2 + size * self.half_density / 3))
+        #: ``Σ max(x - end, 0)²`` at the end of each bin, and ``Σ x²``.
+        self.squares = 2 * _sum_after(in_bin)
+        a, b = edges[:-1], edges[1:]
+        self.power = (c * (a * a + a * b + b * b)).sum() / 3
+
+    def __call__(self, t: np.ndarray) -> np.ndarray:
+        """K(t), float64 in the shape of t."""
+        inside = t.clip(self.low, self.high)
+        k = np.minimum(inside.astype(np.int64), len(self.end) - 1)
+        rest = self.end[k] - inside
+        value = self.excess[k] + rest * (self.beyond[k] + rest * self.half_density[k])
+        return value + self.total * np.maximum(self.low - t, 0) if self.low > 0 else value
+
+    def clipped(self, t: np.ndarray) -> np.ndarray:
+        """Lower bound on ``Σ max(x - t, 0)²``: its value at the end of the bin of t."""
+        k = t.astype(np.int64)
+        return np.where(k < len(self.end), self.squares[np.minimum(k, len(self.end) - 1)], 0.0)
+
+
+def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Candidates:
+    """``E(s, z) = mean x² - (2s/N) [ Σ_{j<b} K⁺(s(j+½)) + Σ_{j<a} K⁻(s(j+½)) ]``.
+
+    Levels lie at ``s k`` for ``k = -a .. b``, with ``a = z - qmin`` and ``b = qmax - z``.
+    ``K⁺(t) = Σ max(x - t, 0)`` and ``K⁻(t) = Σ max(-x - t, 0)``. To see the formula, begin with
+    the level 0 alone: the error is ``mean x²``. A further level at ``s (j + 1)`` takes over the x
+    above ``s (j + ½)``, and ``(x - s j)² - (x - s (j+1))² = 2 s (x - s (j + ½))``. So each level
+    earns a term that depends on itself only, and one running sum on either side of 0 gives the
+    error for *every* zero point at once.
+
+    Candidates: scales ``s = s₀ 2^(-i/16)``, with s₀ the scale that min-max would choose, from
+    ``s₀ n / (n - 1)``, ``n = qmax - qmin`` (enough for the range wherever 0 falls on it), down to
+    s₀ divided by the number of bins; with each scale its best zero point.
+
+    Parameters
+    ----------
+    h : Histogram
+        Not empty; two different values at least.
+    spec : QuantSpec
+        Per tensor.
+    prune : bool
+        Leave out scales that cannot win. Whatever z, values more than ``n s`` from 0 are clipped,
+        and where that alone costs more than a quantizer already found, s is too small.
+
+    Returns
+    -------
+    Candidates
+        Costs are mean squared errors, in the data's unit squared.
+    """
+    width, total = h.grid.width, float(h.counts.sum()) + h.zeros
+    low, high = h.x_min / width, h.x_max / width
+    positive, negative = halves(h)
+    sides = (
+        Excess(negative, max(-high, 0.0), max(-low, 0.0)),
+        Excess(positive, max(low, 0.0), max(high, 0.0)),
+    )
+    scales = _scales(h, spec)
+    if prune:
+        most = _search(sides, scales[::_COARSE], spec)[1].min()
+        reach = scales * (spec.qmax - spec.qmin)
+        clipped = sum(side.clipped(reach) for side in sides)
+        # The best found may lie within a rounding of the bound.
+        scales = scales[clipped <= most * (1 + 1e-9)]
+    above, error = _search(sides, scales, spec)
+    below = spec.qmax - spec.qmin - above
+    step = scales * width
+    return Candidates(-step * below, step * above, error * (width * width / total))
+
+
+def _search(
+    sides: tuple[Excess, Excess], scales: np.ndarray, spec: QuantSpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each scale the best number of levels above 0, and the summed squared error with it."""
+    n = spec.qmax - spec.qmin
+    above, error = np.empty(len(scales), dtype=np.int64), np.empty(len(scales))
+    rows = max(1, _BLOCK // n)
+    for i in (slice(start, start + rows) for start in range(0, len(scales), rows)):
+        s = scales[i]
+        middles = s[:, None] * (np.arange(n) + 0.5)
+        earned = np.zeros((2, len(s), n + 1))
+        for side, row in zip(sides, earned, strict=True):
+            if side.total:
+                side(middles).cumsum(axis=1, out=row[:, 1:])
+        gain = earned[0, :, ::-1] + earned[1]
+        above[i] = spec.qmax - zero_point(spec) if spec.symmetric else gain.argmax(axis=1)
+        best = np.take_along_axis(gain, above[i, None], axis=1)[:, 0]
+        error[i] = sides[0].power + sides[1].power - 2 * s * best
+    return above, error
+
+
+def _scales(h: Histogram, spec: QuantSpec) -> np.ndarray:
+    """Candidate scales in bin widths, largest first."""
+    low, high = min(h.x_min, 0.0) / h.grid.width, max(h.x_max, 0.0) / h.grid.width
+    n = spec.qmax - spec.qmin
+    if spec.symmetric:
+        largest = max(-low, high) / (spec.qmax - zero_point(spec))
+    else:
+        largest = (high - low) / n
+    above = math.floor(SCALES_PER_OCTAVE * math.log2(n / (n - 1)))
+    below = math.ceil(SCALES_PER_OCTAVE * math.log2(len(h.counts)))
+    return largest * np.exp2(-np.arange(-above, below + 1) / SCALES_PER_OCTAVE)
+
+
+# --- Relative entropy ----------------------------------------------------------------------------
+
+
+def relative_entropy(h: Histogram, spec: QuantSpec) -> Candidates:
+    """``KL(P ‖ Q) = Σ P log(P / Q)`` for each threshold T, in nats (Migacz 2017).
+
+    P is what clipping at T makes of the counts: the bins inside, with all that lies outside added
+    to the two outermost of them, divided by the number of values. Q is what the codes can tell of
+    the bins inside: they are cut into L runs as equal as can be, bin b of W into run
+    ``floor(b L / W)``; each run's count is shared evenly among its bins that are not empty; the
+    whole is divided by the count inside. A small T costs a tall outermost bin in P that Q, which
+    has not seen the clipped values, lacks. A large T costs detail: L runs of many bins each.
+    Exact zeros count in neither: they have a code of their own, and half the values of a ReLU in
+    one bin would drown the rest.
+
+    P and Q are compared where P > 0. Q is 0 there only if the outermost bin is empty while values
+    were clipped to it; the divergence is then infinite, and the candidate cannot win. No
+    smoothing constant enters.
+
+    Candidates: ``T = m w``, w the width of a bin, for every m that leaves at least as many bins
+    as codes, and the whole range. The range is ``[-T, T]`` within that of the data; L is the
+    number of its codes (symmetric: of the codes of |x|, whose histogram is then used).
+
+    The criterion knows neither scale nor rounding, and where W = L it sees no loss but clipping:
+    it measures what is lost of the histogram's shape, not the error of a value.
+
+    Parameters
+    ----------
+    h : Histogram
+        Not empty.
+    spec : QuantSpec
+        Per tensor.
+    """
+    low, high = min(h.x_min, 0.0), max(h.x_max, 0.0)
+    levels = spec.qmax - (zero_point(spec) if spec.symmetric else spec.qmin) + 1
+    if spec.symmetric:
+        h = magnitudes(h)
+    positive, negative = halves(h)
+    used = [len(np.trim_zeros(side, "b")) for side in (negative, positive)]
+    zero, m = len(negative), np.arange(max(used), 0, -1)
+    first, last = zero - np.minimum(m, used[0]), zero + np.minimum(m, used[1])
+    keep = (last - first >= levels) | (m == max(used))
+    m, first, last = m[keep], first[keep], last[keep]
+    cost = _divergence(h.counts, first, last, levels)
+    threshold = m * h.grid.width
+    return Candidates(np.maximum(low, -threshold), np.minimum(high, threshold), cost)
+
+
+def _divergence(counts: np.ndarray, first: np.ndarray, last: np.ndarray, levels: int) -> np.ndarray:
+    """KL divergence for the bins ``first .. last - 1``, int64 [candidates] each."""
+    # Running sums over the bins, each with a leading 0, of c, [c > 0] and c log c.
+    mass, filled, entropy = (
+        np.concatenate([[0], np.cumsum(v)]) for v in (counts, counts > 0, _x_log_x(counts))
+    )
+    runs = np.arange(levels + 1)
+    bounds = first[:, None] - (-runs * (last - first)[:, None] // levels)
+    per_run, bins = np.diff(mass[bounds]), np.diff(filled[bounds])
+    inside, total = mass[last] - mass[first], mass[-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_q = np.where(per_run > 0, np.log(per_run / (bins * inside[:, None])), 0.0)
+    cost = entropy[last] - entropy[first] - (per_run * log_q).sum(axis=1)
+    occupied = bounds[:, 1:] > bounds[:, :-1]
+    left, right = occupied.argmax(axis=1), levels - 1 - occupied[:, ::-1].argmax(axis=1)
+    for outside, edge, run in (
+        (mass[first], counts[first], left),
+        (total - mass[last], counts[last - 1], right),
+    ):
+        moved = _x_log_x(edge + outside) - _x_log_x(edge)
+        cost += moved - outside * np.take_along_axis(log_q, run[:, None], axis=1)[:, 0]
+        cost[(outside > 0) & (edge == 0)] = np.inf
+    return cost / total - math.log(total)
+
+
+def _x_log_x(x: np.ndarray) -> np.ndarray:
+    return x * np.log(np.maximum(x, 1))
+
+
+def _sum_after(x: np.ndarray) -> np.ndarray:
+    """Sum of the elements after each one."""
+    return np.concatenate([x[:0:-1].cumsum()[::-1], [0.0]])
+
+
+def zero_point(spec: QuantSpec) -> int:
+    """Zero point of a symmetric spec."""
+    return 0 if spec.signed else 2 ** (spec.bits - 1)
