@@ -316,4 +316,124 @@ MISTAKES = [
         """,
         "the zero point only shifts the codes",
     ),
+    Mistake(
+        "03-quantization-error",
+        "bound-and-worst-inputs",
+        """
+        def bound(x, s, z, q_min, q_max):
+            half = torch.tensor(s / 2)
+            return torch.maximum(half, torch.maximum(s * q_min - x, x - s * q_max))
+        """,
+        "z moves the range",
+    ),
+    Mistake(
+        "03-quantization-error",
+        "bound-and-worst-inputs",
+        """
+        def bound(x, s, z, q_min, q_max):
+            return torch.maximum(s * (q_min - z) - x, x - s * (q_max - z))
+        """,
+        "a bound is never negative",
+    ),
+    Mistake(
+        "03-quantization-error",
+        "bound-and-worst-inputs",
+        """
+        def bound(x, s, z, q_min, q_max):
+            half = torch.tensor(s / 2, dtype=x.dtype)
+            return torch.maximum(half, torch.maximum(s * (q_min - z) - x, x - s * (q_max - z)))
+
+        def worst_inputs(s, z, q_min, q_max):
+            return s * (torch.arange(q_min, q_max + 1, dtype=torch.float64) - z + 0.5)
+        """,
+        "16 levels have 15 gaps",
+    ),
+    Mistake(
+        "03-quantization-error",
+        "bound-and-worst-inputs",
+        """
+        def bound(x, s, z, q_min, q_max):
+            half = torch.tensor(s / 2, dtype=x.dtype)
+            return torch.maximum(half, torch.maximum(s * (q_min - z) - x, x - s * (q_max - z)))
+
+        def worst_inputs(s, z, q_min, q_max):
+            return s * (torch.arange(q_min, q_max, dtype=torch.float64) - z)
+        """,
+        "their error is 0, not s/2",
+    ),
+    Mistake(
+        "03-quantization-error",
+        "best-clip",
+        """
+        def mse_at(x, clip, bits):
+            s = clip / (2 ** (bits - 1) - 1)
+            return (torch.round(x / s) * s - x).square().mean().item()
+        """,
+        "clamp the codes",
+    ),
+    Mistake(
+        "03-quantization-error",
+        "best-clip",
+        """
+        def mse_at(x, clip, bits):
+            largest = 2 ** (bits - 1)
+            s = clip / largest
+            x_hat = torch.round(x / s).clamp(-largest, largest) * s
+            return (x_hat - x).square().mean().item()
+        """,
+        "3 for 3 bits",
+    ),
+    Mistake(
+        "03-quantization-error",
+        "best-clip",
+        """
+        def mse_at(x, clip, bits):
+            largest = 2 ** (bits - 1) - 1
+            s = clip / largest
+            x_hat = torch.round(x / s).clamp(-largest, largest) * s
+            return (x_hat - x).square().mean().item()
+
+        def best_clip(x, bits):
+            return max(torch.linspace(0.2, 12, 400).tolist(), key=lambda c: mse_at(x, c, bits))
+        """,
+        "the rounding error there is larger",
+    ),
+    Mistake(
+        "03-quantization-error",
+        "best-clip",
+        """
+        def mse_at(x, clip, bits):
+            largest = 2 ** (bits - 1) - 1
+            s = clip / largest
+            x_hat = torch.round(x / s).clamp(-largest, largest) * s
+            return (x_hat - x).square().mean().item()
+
+        def best_clip(x, bits):
+            return min(torch.linspace(0.2, 12, 400).tolist(), key=lambda c: mse_at(x, c, bits))
+        """,
+        "use x.std()",
+    ),
+    Mistake(
+        "03-quantization-error",
+        "budget",
+        """
+        def bits_per_weight(bits, group_size):
+            return bits
+        """,
+        "the scales are stored too",
+    ),
+    Mistake(
+        "03-quantization-error",
+        "budget",
+        """
+        from qtools import QuantSpec, fake_quantize, qparams_from_tensor
+
+        def bits_per_weight(bits, group_size):
+            return bits + 16 / group_size
+
+        def best_choice(w, budget):
+            return int(budget), 576
+        """,
+        "a smaller group has a smaller error",
+    ),
 ]
