@@ -205,7 +205,8 @@ def dry_run(project: Path, environment: Path, report: Path) -> subprocess.Comple
 def copy_package(target: Path) -> Path:
     """Copy what pip needs of the repository."""
     ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
-    shutil.copytree(ROOT / "qtools", target / "qtools", ignore=ignore)
+    for name in ("qtools", "results"):
+        shutil.copytree(ROOT / name, target / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, target / name)
     return target
