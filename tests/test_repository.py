@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +205,28 @@ def dry_run(project: Path, environment: Path, report: Path) -> subprocess.Comple
 
 def copy_package(target: Path) -> Path:
     """Copy what pip needs of the repository."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
+    ignore = shutil.ignore_patterns("__pycache__")
     for name in ("qtools", "results"):
         shutil.copytree(ROOT / name, target / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, target / name)
     return target
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
+    """Colab installs the package and nothing else: what a chapter needs must be inside."""
+    copy = copy_package(tmp_path / "copy")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path), str(copy)]
+    subprocess.run(command, check=True, env={**os.environ, "PIP_CONFIG_FILE": os.devnull})
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+    command = ["git", "ls-files", "-z", "qtools", "results"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    tracked = {re.sub(r"^results/", "qtools/records/", name) for name in listed.split("\0") if name}
+    assert tracked - inside == set(), "see packages and package-data in pyproject.toml"
 
 
 @pytest.mark.slow
