@@ -33,7 +33,8 @@
     markWideMath();
     for (const node of document.querySelectorAll(SCROLLERS)) {
       const scrolls = node.scrollWidth > node.clientWidth;
-      if (scrolls && !node.hasAttribute("tabindex")) {
+      // The theme has put -1 on blocks that did not scroll, or were folded away, on loading.
+      if (scrolls && node.tabIndex < 0) {
         node.tabIndex = 0;
         node.dataset.bookScroller = "";
       } else if (!scrolls && "bookScroller" in node.dataset) {
