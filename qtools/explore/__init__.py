@@ -3,6 +3,7 @@
 from qtools.explore._base import Explorable
 from qtools.explore.budget import Budget
 from qtools.explore.error_lab import ErrorLab
+from qtools.explore.fixed_point import FixedPoint
 from qtools.explore.number_lines import NumberLines
 
-__all__ = ["Budget", "ErrorLab", "Explorable", "NumberLines"]
+__all__ = ["Budget", "ErrorLab", "Explorable", "FixedPoint", "NumberLines"]
