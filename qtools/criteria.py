@@ -119,9 +119,11 @@ def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Cand
         # The best found may lie within a rounding of the bound.
         scales = scales[clipped <= most * (1 + 1e-9)]
     above, error = _search(sides, scales, spec)
-    below = spec.qmax - spec.qmin - above
-    step = scales * width
-    return Candidates(-step * below, step * above, error * (width * width / total))
+    # Symmetric: the range that means this scale is ±s (qmax - z), though one more code is below.
+    below = above if spec.symmetric else spec.qmax - spec.qmin - above
+    with np.errstate(over="ignore"):  # ends and squares of float64 data near the largest number
+        step, square = scales * width, np.square(width)
+        return Candidates(-step * below, step * above, error / total * square)
 
 
 def _search(
@@ -202,7 +204,8 @@ def relative_entropy(h: Histogram, spec: QuantSpec) -> Candidates:
     keep = (last - first >= levels) | (m == max(used))
     m, first, last = m[keep], first[keep], last[keep]
     cost = _divergence(h.counts, first, last, levels)
-    threshold = m * h.grid.width
+    with np.errstate(over="ignore"):  # the last bin may end past the largest float64
+        threshold = m * h.grid.width
     return Candidates(np.maximum(low, -threshold), np.minimum(high, threshold), cost)
 
 

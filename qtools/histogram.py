@@ -69,7 +69,7 @@ def count(x: Tensor, grid: Grid, bins: int) -> Tensor:
         k = (piece.to(torch.promote_types(x.dtype, torch.float32)) * inverse).floor_()
         if grid.exponent > 0:
             # A negative number too small for its product becomes -0, whose floor is not -1.
-            k -= (k == 0) & (piece < 0)
+            k -= ((k == 0) & (piece < 0)).to(k.dtype)
         counts += torch.bincount(k.sub_(grid.start).to(torch.int32), minlength=bins)
     return counts
 

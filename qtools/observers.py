@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Literal, Self, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -309,8 +310,7 @@ class HistogramObserver(_CountingObserver):
         RuntimeError
             If no data has been observed.
         """
-        search = squared_error if self.criterion == "mse" else relative_entropy
-        return search(self.histogram(), self.spec)
+        return self._search(prune=False)
 
     def range(self) -> tuple[Tensor, Tensor]:
         """Return ``(x_min, x_max)``, the cheapest of `candidates`, the widest if several are.
@@ -320,12 +320,15 @@ class HistogramObserver(_CountingObserver):
         RuntimeError
             If no data has been observed.
         """
+        return self._ends(*self._search(prune=True).best)
+
+    def _search(self, prune: bool) -> Candidates:
         h = self.histogram()
         if h.x_min == h.x_max:
-            return self.x_min, self.x_max
+            return Candidates(np.array([h.x_min]), np.array([h.x_max]), np.zeros(1))
         if self.criterion == "mse":
-            return self._ends(*squared_error(h, self.spec, prune=True).best)
-        return self._ends(*relative_entropy(h, self.spec).best)
+            return squared_error(h, self.spec, prune=prune)
+        return relative_entropy(h, self.spec)
 
     def _observe(self, x: Tensor, low: Tensor, high: Tensor) -> None:
         super()._observe(x, low, high)
