@@ -436,4 +436,118 @@ MISTAKES = [
         """,
         "a smaller group has a smaller error",
     ),
+    Mistake(
+        "04-integer-arithmetic",
+        "four-sums",
+        """
+        def accumulate(q_x, q_w, z_x, z_w):
+            q_x, q_w = q_x.long(), q_w.long()
+            return q_x @ q_w.t() - z_x * q_w.sum(1) - z_w * q_x.sum(1)[:, None]
+        """,
+        "the term K z_x z_w is missing",
+    ),
+    Mistake(
+        "04-integer-arithmetic",
+        "four-sums",
+        """
+        def accumulate(q_x, q_w, z_x, z_w):
+            acc = q_x @ q_w.t() - z_x * q_w.sum(1) - z_w * q_x.sum(1)[:, None]
+            return acc + q_x.shape[1] * z_x * z_w
+        """,
+        "int8 wrapped around",
+    ),
+    Mistake(
+        "04-integer-arithmetic",
+        "multiplier",
+        """
+        import math
+
+        def fixed_point(M, bits):
+            fraction, exponent = math.frexp(M)
+            return round(fraction * 2**bits), bits - exponent
+
+        def requantize(acc, mantissa, shift):
+            return (acc * mantissa + 2 ** (shift - 1)) >> shift
+        """,
+        "which has five bits",
+    ),
+    Mistake(
+        "04-integer-arithmetic",
+        "multiplier",
+        """
+        import math
+
+        def fixed_point(M, bits):
+            fraction, exponent = math.frexp(M)
+            mantissa = round(fraction * 2**bits)
+            if mantissa == 2**bits:
+                mantissa, exponent = mantissa // 2, exponent + 1
+            return mantissa, bits - exponent
+
+        def requantize(acc, mantissa, shift):
+            return (acc * mantissa) >> shift
+        """,
+        "a bare shift rounds down, add a half first",
+    ),
+    Mistake(
+        "04-integer-arithmetic",
+        "multiplier",
+        """
+        import math
+
+        def fixed_point(M, bits):
+            fraction, exponent = math.frexp(M)
+            mantissa = round(fraction * 2**bits)
+            if mantissa == 2**bits:
+                mantissa, exponent = mantissa // 2, exponent + 1
+            return mantissa, bits - exponent
+
+        def requantize(acc, mantissa, shift):
+            return (acc * mantissa + 2 ** (shift - 1)) >> shift
+        """,
+        "that is half up",
+    ),
+    Mistake(
+        "04-integer-arithmetic",
+        "largest-k",
+        """
+        def largest_k(bits, z_x, z_w, accumulator_bits):
+            return (2 ** (accumulator_bits - 1) - 1) // (2 ** (bits - 1) - 1) ** 2
+        """,
+        "128 steps from it, not 127",
+    ),
+    Mistake(
+        "04-integer-arithmetic",
+        "largest-k",
+        """
+        def largest_k(bits, z_x, z_w, accumulator_bits):
+            return (2 ** (accumulator_bits - 1) - 1) // 4 ** (bits - 1)
+        """,
+        "ignores the zero points",
+    ),
+    Mistake(
+        "04-integer-arithmetic",
+        "saturation",
+        """
+        def saturating_product(x, w):
+            total = sum((a + 128) * b for a, b in zip(x, w))
+            return max(-32768, min(32767, total)) - 128 * sum(w)
+
+        def safe_weight(x_max):
+            return 32767 // (2 * x_max)
+        """,
+        "each pair is clipped by itself",
+    ),
+    Mistake(
+        "04-integer-arithmetic",
+        "saturation",
+        """
+        def saturating_product(x, w):
+            return sum(a * b for a, b in zip(x, w))
+
+        def safe_weight(x_max):
+            return 32767 // (2 * x_max)
+        """,
+        "that is the exact sum",
+    ),
 ]

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 from qtools import QuantSpec, choose_qparams, fake_quantize
 from qtools.error import error_bound
-from qtools.explore import Budget, ErrorLab, Explorable, NumberLines
+from qtools.explore import Budget, ErrorLab, Explorable, FixedPoint, NumberLines
 from qtools.explore._base import escape_script, state_trait
+from qtools.fixed_point import FixedPointMultiplier, multiply
 
-KINDS: tuple[type[Explorable], ...] = (Budget, NumberLines, ErrorLab)
+KINDS: tuple[type[Explorable], ...] = (Budget, NumberLines, ErrorLab, FixedPoint)
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"
 SVG = "http://www.w3.org/2000/svg"  # the name of a namespace; nothing is fetched from it
@@ -189,6 +190,12 @@ def test_a_range_moves_as_a_whole() -> None:
         (ErrorLab, {"clip": 0.2}, "clip"),
         (ErrorLab, {"clip": -math.inf}, "clip"),
         (ErrorLab, {"bits": 16}, "bits"),
+        (FixedPoint, {"factor": 0.0}, "factor"),
+        (FixedPoint, {"factor": math.nan}, "factor must be a finite number"),
+        (FixedPoint, {"bits": 3}, "bits"),
+        (FixedPoint, {"bits": 32}, "bits"),
+        (FixedPoint, {"acc": 2**31}, "acc"),
+        (FixedPoint, {"acc": 0.5}, "acc"),
     ],
     ids=str,
 )
@@ -323,6 +330,46 @@ def test_best_clip_of_uniform_data_is_known(bits: int) -> None:
     assert best["best_clip"] == pytest.approx(math.sqrt(3) * 2 * largest / (2 * largest + 1))
     cell = 2 * math.sqrt(3) / (2 * largest + 1)
     assert best["best_total"] == pytest.approx(cell**2 / 12)
+
+
+@given(
+    st.floats(2**-16, 1),
+    st.integers(4, 31),
+    st.integers(-(2**31), 2**31 - 1) | st.integers(-99, 99),
+)
+def test_fixed_point_against_exact_fractions(factor: float, bits: int, acc: int) -> None:
+    numbers = FixedPoint(factor=factor, bits=bits, acc=acc).compute()
+    half, true = Fraction(1, 2), Fraction(factor) * acc
+    stored = Fraction(int(numbers["mantissa"]), 2 ** int(numbers["shift"]))
+    assert 2 ** (bits - 1) <= numbers["mantissa"] < 2**bits
+    assert Fraction(numbers["stored"]) == stored
+    assert abs(stored - Fraction(factor)) <= Fraction(factor) / 2**bits  # Proposition 4.4
+    for name, value in (("result", stored * acc), ("exact", true)):
+        whole = math.floor(abs(value) + half)
+        assert numbers[name] == (whole if value >= 0 else -whole), name
+    assert numbers["floor"] == math.floor(stored * acc)
+    assert numbers["differs"] == (numbers["result"] != numbers["exact"])
+    if numbers["differs"]:  # Proposition 4.5
+        assert abs(true - math.floor(true) - half) <= abs(true) / 2**bits
+    assert abs(numbers["twice"] - numbers["result"]) <= 1
+
+
+@given(st.floats(2**-16, 1), st.integers(-(2**31), 2**31 - 1))
+def test_fixed_point_of_31_bits_is_qtools(factor: float, acc: int) -> None:
+    widget = FixedPoint(factor=factor, bits=31, acc=acc)
+    ours = FixedPointMultiplier.from_real(torch.tensor(factor, dtype=torch.float64))
+    numbers = widget.compute()
+    assert (numbers["mantissa"], numbers["shift"]) == (ours.mantissa.item(), ours.shift.item())
+    assert numbers["result"] == multiply(torch.tensor(acc), ours).item()
+
+
+def test_fixed_point_by_hand() -> None:
+    numbers = FixedPoint(factor=0.3, bits=31, acc=8).compute()  # 2.4, but 4.8 rounds to 5 first
+    assert (numbers["result"], numbers["twice"], numbers["floor"]) == (2, 3, 2)
+    numbers = FixedPoint(factor=0.5, bits=31, acc=-25).compute()
+    assert (numbers["result"], numbers["exact"], numbers["floor"]) == (-13, -13, -13)
+    carried = FixedPoint(factor=0.999, bits=4, acc=100).compute()  # 15.98 rounds up to 16
+    assert (carried["mantissa"], carried["shift"], carried["result"]) == (8, 3, 100)
 
 
 def stored_explorables() -> list[Any]:

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
-from qtools.explore import Budget, ErrorLab, Explorable, NumberLines
+from qtools.explore import Budget, ErrorLab, Explorable, FixedPoint, NumberLines
 from qtools.explore._base import escape_script
 from tests.browser.conftest import OpenPage, overflow, serious_violations
 
 SEED = int(os.environ.get("QTOOLS_SEED", "0"))
 SETTINGS = 250
-KINDS: tuple[type[Explorable], ...] = (Budget, NumberLines, ErrorLab)
+KINDS: tuple[type[Explorable], ...] = (Budget, NumberLines, ErrorLab, FixedPoint)
 SCHEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 
 Show = Callable[..., Page]
@@ -101,6 +101,15 @@ def random_setting(kind: type[Explorable], rng: random.Random) -> dict[str, Any]
             "bits": rng.randint(2, 8),
             "clip": math.exp(rng.uniform(math.log(0.3), math.log(40))),
         }
+    if kind is FixedPoint:
+        near_one = [1.0, 0.5, 0.999999, 1 - 2**-33, 2**-16, 0.3]
+        return {
+            "factor": rng.choice([2 ** rng.uniform(-16, 0), rng.choice(near_one)]),
+            "bits": rng.randint(4, 31),
+            "acc": rng.choice([-(2**31), 2**31 - 1, 0, rng.randint(-(2**31), 2**31 - 1)])
+            if rng.random() < 0.4
+            else rng.randint(-65536, 65536),
+        }
     low, high = sorted(rng.uniform(-4, 4) for _ in range(2))
     if rng.random() < 0.3:  # what a hand can reach: a grid of 0.05, where ties are common
         low, high = (round(20 * v) / 20 for v in (low, high))
@@ -150,7 +159,7 @@ def test_numbers_equal_qtools(kind: type[Explorable], show: Show) -> None:
             # Scale, codes and the rest of the map are the same float64 operations: no tolerance.
             # Quadratures sum in another order. The best clip is where a flat curve has its lowest
             # point: rounding noise moves it by 1e-8 or so, and its error not at all.
-            tolerance = {NumberLines: 0.0, Budget: 1e-12, ErrorLab: 1e-9}[kind]
+            tolerance = {NumberLines: 0.0, Budget: 1e-12, ErrorLab: 1e-9, FixedPoint: 0.0}[kind]
             if name == "best_clip":
                 tolerance = 1e-6
             # Decibels are a logarithm, so they count absolutely; subnormal numbers have few digits.
@@ -334,6 +343,31 @@ def test_keyboard_moves_the_budget(show: Show) -> None:
     assert state(page, "memory") == [0.1]
     press(page, "bandwidth", "End")
     assert state(page, "bandwidth") == [1e4]
+
+
+def test_mouse_and_keyboard_move_the_fixed_point(show: Show) -> None:
+    page = show(FixedPoint())
+    page.get_by_role("button", name="Two roundings").click()
+    assert state(page, "factor", "bits", "acc") == [0.3, 31, 8]
+    assert (shown(page, "result"), shown(page, "twice")) == (2, 3)
+    assert page.locator('output[data-name="differs"]').inner_text() == "✓ no"
+    page.get_by_role("button", name="Too few bits").click()
+    assert shown(page, "differs") == 1
+    assert page.locator('output[data-name="differs"]').inner_text() == "✗ yes"
+    press(page, "bits", "End")
+    assert state(page, "bits") == [31]
+    assert shown(page, "differs") == 0
+    product = shown(page, "product")
+    press(page, "acc", "ArrowLeft")
+    assert state(page, "acc") == [59999]
+    assert shown(page, "product") == product - shown(page, "mantissa")
+    press(page, "factor", "Home")
+    assert state(page, "factor")[0] == pytest.approx(2**-16, rel=1e-3)
+    assert shown(page, "shift") == 46
+    box = control(page, "factor").bounding_box()
+    assert box
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert 2**-9 < state(page, "factor")[0] < 2**-7
 
 
 @pytest.mark.parametrize("kind", KINDS)
