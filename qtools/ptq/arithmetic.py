@@ -1,0 +1,224 @@
+"""The integer arithmetic of `qtools.integer`, arranged for speed: the same numbers, bit for bit.
+
+Images are laid out [n, height, width, channels], which torch calls channels-last, so that a window
+of an image is a few runs of memory and a row of accumulators is one pixel.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qtools.fixed_point import FixedPointMultiplier, multiply
+from qtools.spec import QParams, QuantSpec
+
+# Elements requantized at a time: in float64 they and their results stay in a 1 MB L2 cache.
+_PIECE = 1 << 15
+# All integers up to here are float32 numbers.
+EXACT_IN_FLOAT32 = 1 << 24
+
+
+class Clamp(NamedTuple):
+    """An activation that is a clamp of real numbers: ReLU is (0, inf), ReLU6 is (0, 6)."""
+
+    low: float = -float("inf")
+    high: float = float("inf")
+
+    def codes(self, out: QParams) -> tuple[int, int]:
+        """Lowest and highest code it lets through: ``z + round(end / s)`` inside qmin..qmax."""
+        spec, z, s = out.spec, int(out.zero_point), float(out.scale)
+        low, high = spec.qmin, spec.qmax
+        # Far ends need no rounding, and infinite ones allow none.
+        if self.low > s * (low - z):
+            low = min(high, z + round(self.low / s))
+        if self.high < s * (high - z):
+            high = max(low, z + round(self.high / s))
+        return low, high
+
+
+class Requantizer:
+    """``q = clip(round(M acc) + z, low, high)`` with float64 instructions, where that is exact.
+
+    Equal to `qtools.integer.requantize` in every element. There the product of a 32-bit
+    accumulator and a 31-bit mantissa m is taken in int64, which processors do slowly. Here M acc
+    is one float64 multiplication, rounded to p̃. Let p = m acc / 2^shift be the true product. The
+    two agree if, for each channel with ``|acc| <= A``,
+
+    1. no p is halfway between two integers. That needs ``acc = odd · 2^(shift-1-v)``, where 2^v
+       is the largest power of two that divides m: impossible for ``A < 2^(shift-1-v)``. Then p is
+       at least 2^-shift away from any half;
+    2. p̃ is on the same side of each half as p: either ``A < 2^22``, where p̃ = p since 22 + 31
+       bits fit into a float64; or ``shift <= 44``, where for ``|p| < 2^9`` the rounding moves p by
+       at most 2^-45; and a larger p is past the 2^8 codes, on whichever side p̃ is.
+
+    Channels with M = 0 need neither. If any channel fails, the int64 product is taken.
+
+    Parameters
+    ----------
+    factor : Tensor
+        M, float64, positive: ``[]`` or [channels] (the last axis of the accumulators).
+    bound : Tensor
+        A, of the same shape or ``[]``.
+    out : QParams
+        Per tensor, at most 8 bits.
+    clamp : Clamp
+        A fused activation.
+    """
+
+    def __init__(self, factor: Tensor, bound: Tensor, out: QParams, clamp: Clamp) -> None:
+        self.multiplier = FixedPointMultiplier.from_real(factor)
+        self.z, self.dtype = int(out.zero_point), out.spec.dtype
+        self.low, self.high = clamp.codes(out)
+        self.factor = self.multiplier.to_real()
+        m, shift = self.multiplier.mantissa, self.multiplier.shift
+        lowest_bit = (m & -m).double()
+        no_half = bound.double() * lowest_bit < torch.ldexp(torch.ones_like(lowest_bit), shift - 1)
+        same_side = (bound < 2**22) | (shift <= 44)
+        self.fast = bool(((no_half & same_side) | (m == 0)).all())
+
+    def __call__(self, acc: Tensor) -> Tensor:
+        """Return codes for accumulators [..., channels], integers in int32 or float32."""
+        if acc.numel() <= _PIECE:
+            return self._piece(acc)
+        rows = acc.reshape(-1, acc.shape[-1])
+        codes = torch.empty(rows.shape, dtype=self.dtype)
+        step = max(1, _PIECE // acc.shape[-1])
+        for source, target in zip(rows.split(step), codes.split(step), strict=True):
+            target.copy_(self._piece(source))
+        return codes.view(acc.shape)
+
+    def _piece(self, acc: Tensor) -> Tensor:
+        low, high = self.low - self.z, self.high - self.z
+        if not self.fast:
+            steps = multiply(acc, self.multiplier).clamp_(low, high)
+        else:
+            steps = acc.double().mul_(self.factor).clamp_(low, high).round_().to(torch.int32)
+        return (steps.add_(self.z) if self.z else steps).to(self.dtype)
+
+
+def round_half_away_(x: Tensor) -> Tensor:
+    """Round in place, halves away from zero; exact for float64 below 2^51 in steps of 2^-1 up."""
+    return x.add_(torch.copysign(x.new_tensor(0.5), x)).trunc_()
+
+
+def as_int8(q: Tensor) -> Tensor:
+    """Codes as int8: unsigned ones move down by 128, as their zero point must."""
+    return q if q.dtype == torch.int8 else q.bitwise_xor(128).view(torch.int8)
+
+
+def int8_zero(qp: QParams) -> int:
+    """Zero point of codes after `as_int8`."""
+    return int(qp.zero_point) - (128 if qp.spec.dtype == torch.uint8 else 0)
+
+
+class Window(NamedTuple):
+    """Geometry of a convolution or a pooling: (height, width) each."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    def out(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the result.
+
+        Raises
+        ------
+        ValueError
+            If the kernel is larger than the padded input.
+        """
+        sizes = [
+            (size + 2 * p - d * (k - 1) - 1) // s + 1
+            for size, k, s, p, d in zip((height, width), *self, strict=True)
+        ]
+        if min(sizes) < 1:
+            raise ValueError(f"input {height}x{width} is too small for {self}")
+        return sizes[0], sizes[1]
+
+
+def pad(x: Tensor, padding: tuple[int, int], value: int) -> Tensor:
+    """Frame images [n, height, width, channels] with a code."""
+    if padding == (0, 0):
+        return x.contiguous()
+    return F.pad(x, (0, 0, *[padding[1]] * 2, *[padding[0]] * 2), value=value)
+
+
+def window_rows(x: Tensor, window: Window, z: int) -> Tensor:
+    """Cut padded images into windows: [n · out height · out width, kernel h · kernel w · channels].
+
+    Few channels make short runs to copy, so then all pixels of one place in the window are copied
+    together, and what returns is the transpose of a contiguous matrix. The numbers are the same.
+    """
+    (n, height, width, c), ((kh, kw), (sh, sw), _, (dh, dw)) = x.shape, window
+    oh, ow = window.out(height, width)
+    if window.kernel == (1, 1) and window.padding == (0, 0):
+        return x[:, ::sh, ::sw].reshape(-1, c)
+    x = pad(x, window.padding, z)
+    image, line, _, _ = x.stride()
+    if c * kw < 16 and sw == 1:
+        size, stride = (kh, kw, c, n, oh, ow), (dh * line, dw * c, 1, image, sh * line, c)
+        return x.as_strided(size, stride).reshape(kh * kw * c, -1).t()
+    size, stride = (n, oh, ow, kh, kw, c), (image, sh * line, sw * c, dh * line, dw * c, 1)
+    return x.as_strided(size, stride).reshape(-1, kh * kw * c)
+
+
+def max_pool(x: Tensor, window: Window) -> Tensor:
+    """Largest code under the window, [n, height, width, channels], along one axis after another.
+
+    Padding is with the smallest number of the type: it never wins.
+    """
+    oh, ow = window.out(x.shape[1], x.shape[2])
+    x = pad(x, window.padding, torch.iinfo(x.dtype).min)
+    for axis, size in ((1, oh), (2, ow)):
+        k, s, d = (part[axis - 1] for part in (window.kernel, window.stride, window.dilation))
+        span = [slice(None)] * axis
+        views = [x[(*span, slice(i * d, i * d + s * (size - 1) + 1, s))] for i in range(k)]
+        x = views[0]
+        for view in views[1:]:
+            x = torch.maximum(x, view)
+    return x
+
+
+def conv_in_float(x: Tensor, w: Tensor, window: Window, groups: int, bound: int) -> Tensor:
+    """Convolve integers in a floating-point type wide enough to add them exactly.
+
+    For grouped convolutions, whose products are too small for a matrix product to pay. No sum of
+    products, partial ones included, may exceed ``bound``.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``q_x - z_x``, any type, [n, height, width, channels].
+    w : Tensor
+        ``q_w - z_w`` [out channels, channels / groups, kernel h, kernel w].
+
+    Returns
+    -------
+    Tensor
+        float32 or float64 [n, out height, out width, out channels], all integers.
+    """
+    dtype = torch.float32 if bound < EXACT_IN_FLOAT32 and _float32_is_kept() else torch.float64
+    x = x.to(dtype).permute(0, 3, 1, 2)
+    geometry = (window.stride, window.padding, window.dilation, groups)
+    return F.conv2d(x, w.to(dtype), None, *geometry).permute(0, 2, 3, 1)
+
+
+def _float32_is_kept() -> bool:
+    """Return whether torch may not replace float32 by a narrower type inside convolutions."""
+    conv = getattr(torch.backends.mkldnn, "conv", None)
+    return torch.get_float32_matmul_precision() == "highest" and getattr(
+        conv, "fp32_precision", "none"
+    ) in ("none", "ieee")
+
+
+def weight_bounds(w_steps: Tensor, x_qp: QParams, bias: Tensor) -> Tensor:
+    """``max |acc| <= max(z_x - qmin, qmax - z_x) Σ |q_w - z_w| + |q_b|``: int64 [channels].
+
+    It holds for every partial sum too, in whatever order.
+    """
+    spec: QuantSpec = x_qp.spec
+    z = int(x_qp.zero_point)
+    return max(z - spec.qmin, spec.qmax - z) * w_steps.long().abs().flatten(1).sum(1) + bias.abs()

@@ -1,0 +1,65 @@
+"""What to do to a network: integers for weights and activations, observers, exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from qtools.observers import HistogramObserver
+from qtools.spec import QuantSpec
+
+WEIGHTS = QuantSpec(bits=8, symmetric=True, granularity="channel")
+ACTIVATIONS = QuantSpec(bits=8, signed=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a quantized network, one for post-training and quantization-aware flows.
+
+    Parameters
+    ----------
+    weights : QuantSpec
+        Per tensor, or per channel on axis 0 (output channels); 2 to 8 bits.
+    activations : QuantSpec
+        Per tensor, 2 to 8 bits.
+    observer : callable
+        Makes the observer of one activation: ``observer(spec)`` returns a module that passes its
+        input on and has ``qparams()``. Any class of `qtools.observers`, or one of your own.
+    keep_float : tuple of str
+        Names of modules that stay in float, with everything inside them: ``"features.0"``.
+        Names of graph nodes (the first column of `report`) count too.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not one of the above; the message names it.
+    """
+
+    weights: QuantSpec = WEIGHTS
+    activations: QuantSpec = ACTIVATIONS
+    observer: Callable[[QuantSpec], nn.Module] = field(default=HistogramObserver)
+    keep_float: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("weights", ("tensor", "channel")), ("activations", ("tensor",))):
+            spec = getattr(self, name)
+            if not isinstance(spec, QuantSpec):
+                raise TypeError(f"{name} must be a QuantSpec, got {type(spec).__name__}")
+            if spec.bits > 8:
+                raise ValueError(f"{name} must have at most 8 bits, got {spec.bits}")
+            if spec.granularity not in allowed:
+                raise ValueError(
+                    f"{name} must have a granularity from {allowed}, got {spec.granularity!r}"
+                )
+        if self.weights.granularity == "channel" and self.weights.axis != 0:
+            raise ValueError(
+                f"weights must have axis 0, the output channels, got axis {self.weights.axis}"
+            )
+        if not callable(self.observer):
+            raise TypeError(f"observer must be callable, got {type(self.observer).__name__}")
+        if not isinstance(self.keep_float, tuple) or not all(
+            isinstance(name, str) for name in self.keep_float
+        ):
+            raise TypeError(f"keep_float must be a tuple of names, got {self.keep_float!r}")
