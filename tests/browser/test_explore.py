@@ -350,10 +350,10 @@ def test_mouse_and_keyboard_move_the_fixed_point(show: Show) -> None:
     page.get_by_role("button", name="Two roundings").click()
     assert state(page, "factor", "bits", "acc") == [0.3, 31, 8]
     assert (shown(page, "result"), shown(page, "twice")) == (2, 3)
-    assert page.locator('output[data-name="differs"]').inner_text() == "✓ no"
+    assert page.locator('output[data-name="differs"]').inner_text() == "✓ the same code"
     page.get_by_role("button", name="Too few bits").click()
     assert shown(page, "differs") == 1
-    assert page.locator('output[data-name="differs"]').inner_text() == "✗ yes"
+    assert page.locator('output[data-name="differs"]').inner_text() == "✗ another code"
     press(page, "bits", "End")
     assert state(page, "bits") == [31]
     assert shown(page, "differs") == 0
