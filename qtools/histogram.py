@@ -35,8 +35,8 @@ class Grid(NamedTuple):
 class Histogram(NamedTuple):
     """What was counted: int64 [bins] on a grid, and the exact smallest and largest value.
 
-    ``zeros``: how many exact zeros there were besides. Every quantizer has a code for 0, so they
-    cost nothing and say nothing about where to clip.
+    ``zeros`` tells how many of the counted values are 0 exactly. Every quantizer has a code for
+    0: they cost nothing and say nothing about where to clip.
     """
 
     counts: np.ndarray
@@ -61,9 +61,12 @@ def grid_of(x_min: float, x_max: float, bins: int) -> Grid:
     return Grid(exponent, _index(low, exponent))
 
 
-def count(x: Tensor, grid: Grid, bins: int) -> Tensor:
-    """Count the values of x, all of them inside the grid: int64 [bins], on the device of x."""
-    counts = torch.zeros(bins, dtype=torch.int64, device=x.device)
+def count(x: Tensor, grid: Grid, bins: int) -> tuple[Tensor, int]:
+    """Count the values of x in the bins, int64 [bins], and the exact zeros among them.
+
+    x is finite and inside the grid; the counts are on its device.
+    """
+    counts, zeros = torch.zeros(bins, dtype=torch.int64, device=x.device), 0
     inverse = math.ldexp(1.0, -grid.exponent)
     for piece in x.reshape(-1).split(_PIECE):
         k = (piece.to(torch.promote_types(x.dtype, torch.float32)) * inverse).floor_()
@@ -71,7 +74,9 @@ def count(x: Tensor, grid: Grid, bins: int) -> Tensor:
             # A negative number too small for its product becomes -0, whose floor is not -1.
             k -= ((k == 0) & (piece < 0)).to(k.dtype)
         counts += torch.bincount(k.sub_(grid.start).to(torch.int32), minlength=bins)
-    return counts
+        # Far faster than torch's own sum of (piece == 0).
+        zeros += len(piece) - int(np.count_nonzero(piece.bool().numpy(force=True)))
+    return counts, zeros
 
 
 def regrid(counts: Tensor, old: Grid, new: Grid) -> Tensor:
@@ -82,14 +87,17 @@ def regrid(counts: Tensor, old: Grid, new: Grid) -> Tensor:
 
 
 def halves(h: Histogram) -> tuple[np.ndarray, np.ndarray]:
-    """Return the counts of x >= 0 and of x < 0, each from 0 outwards."""
+    """Return the counts of x > 0 and of x < 0, each from 0 outwards."""
     zero = -h.grid.start
-    return h.counts[zero:], h.counts[:zero][::-1]
+    positive = h.counts[zero:].copy()
+    positive[0] -= h.zeros
+    return positive, h.counts[:zero][::-1]
 
 
 def magnitudes(h: Histogram) -> Histogram:
     """Return the histogram of |x|: bin -k - 1 is added to bin k, its mirror image."""
-    sides = halves(h)
+    zero = -h.grid.start
+    sides = h.counts[zero:], h.counts[:zero][::-1]
     counts = np.zeros(max(map(len, sides)), dtype=np.int64)
     for side in sides:
         counts[: len(side)] += side

@@ -116,6 +116,7 @@ class _CountingObserver(Observer):
 
     granularities: ClassVar[tuple[str, ...]] = ("tensor",)
     counts: Tensor
+    zeros: Tensor
 
     def __init__(self, spec: QuantSpec, bins: int) -> None:
         super().__init__(spec)
@@ -123,9 +124,10 @@ class _CountingObserver(Observer):
             raise ValueError(f"bins must be an integer from 16 to 65536, got {bins!r}")
         self.bins = bins
         self.register_buffer("counts", torch.zeros(bins, dtype=torch.int64))
+        self.register_buffer("zeros", torch.zeros((), dtype=torch.int64))
 
     def histogram(self) -> Histogram:
-        """Return what was counted: int64 counts [bins], their grid, and the exact range.
+        """Return what was counted: int64 counts [bins], their grid, the range, the exact zeros.
 
         Raises
         ------
@@ -133,13 +135,14 @@ class _CountingObserver(Observer):
             If no data has been observed.
         """
         self._check_data()
-        low, high = self.x_min.item(), self.x_max.item()
+        counts = self.counts.numpy(force=True).copy()
         return Histogram(
-            self.counts.numpy(force=True).copy(), grid_of(low, high, self.bins), low, high
+            counts, self._grid(), self.x_min.item(), self.x_max.item(), int(self.zeros)
         )
 
     def reset(self) -> Self:
         self.counts.zero_()
+        self.zeros.zero_()
         return super().reset()
 
     def extra_repr(self) -> str:
@@ -151,7 +154,9 @@ class _CountingObserver(Observer):
         grid = self._grid()
         if before is not None and grid != before:
             self.counts = regrid(self.counts, before, grid)
-        self.counts += count(x, grid, self.bins).to(self.counts.device)
+        counts, zeros = count(x, grid, self.bins)
+        self.counts += counts.to(self.counts.device)
+        self.zeros += zeros
 
     def _grid(self) -> Grid:
         return grid_of(self.x_min.item(), self.x_max.item(), self.bins)
@@ -274,30 +279,11 @@ class HistogramObserver(_CountingObserver):
         If criterion or bins is not one of the above, or the spec is not per tensor.
     """
 
-    zeros: Tensor
-
     def __init__(self, spec: QuantSpec, criterion: Criterion = "mse", bins: int = 2048) -> None:
         super().__init__(spec, bins)
         if criterion not in get_args(Criterion):
             raise ValueError(f"criterion must be one of {get_args(Criterion)}, got {criterion!r}")
         self.criterion = criterion
-        self.register_buffer("zeros", torch.zeros((), dtype=torch.int64))
-
-    def histogram(self) -> Histogram:
-        """Return what was counted, exact zeros apart: see `qtools.histogram.Histogram`.
-
-        Raises
-        ------
-        RuntimeError
-            If no data has been observed.
-        """
-        h, zeros = super().histogram(), int(self.zeros)
-        h.counts[-h.grid.start] -= zeros
-        return h._replace(zeros=zeros)
-
-    def reset(self) -> Self:  # noqa: D102
-        self.zeros.zero_()
-        return super().reset()
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"{super().extra_repr()}, criterion={self.criterion!r}"
@@ -329,7 +315,3 @@ class HistogramObserver(_CountingObserver):
         if self.criterion == "mse":
             return squared_error(h, self.spec, prune=prune)
         return relative_entropy(h, self.spec)
-
-    def _observe(self, x: Tensor, low: Tensor, high: Tensor) -> None:
-        super()._observe(x, low, high)
-        self.zeros += (x == 0).sum().to(self.zeros.device)
