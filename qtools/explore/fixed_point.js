@@ -55,10 +55,9 @@ const explorable = {
     const facts = node(
       "div", { class: "qx-facts" },
       fact("accumulator × mantissa", "", output("product"), node("span", {}, "mantissa ", output("mantissa"))),
-      fact("shifted right by", "", output("shift"), node("span", {}, "stored factor ", output("stored"))),
-      fact("● result", "qx-tb", output("result"), node("span", {}, "factor off by ", output("relative_error"))),
-      fact("◆ rounded exactly", "qx-tr", output("exact"), node("span", {}, "M × acc = ", output("value"))),
-      fact("does the code differ?", "", output("differs"), node("span", {}, "bare shift ", output("floor"), ", two roundings ", output("twice"))),
+      fact("shifted right by", "", output("shift"), node("span", {}, "stored factor ", output("stored"), ", off by ", output("relative_error"))),
+      fact("● result", "qx-tb", output("result"), node("span", {}, "bare shift ", output("floor"), ", two roundings ", output("twice"))),
+      fact("◆ rounded exactly", "qx-tr", output("exact"), node("span", {}, "M × acc = ", output("value")), node("span", {}, output("differs"))),
     );
     const panel = (title, svg) => node("div", { class: "qx-panel" }, node("p", { class: "qx-title" }, title), svg);
 
@@ -73,7 +72,7 @@ const explorable = {
       show(facts, "stored", r.stored, tidy(r.stored, 8));
       show(facts, "value", r.value, tidy(r.value, 8));
       show(facts, "relative_error", r.relative_error, tidy(100 * r.relative_error, 2) + " %");
-      show(facts, "differs", r.differs, r.differs ? "✗ yes" : "✓ no");
+      show(facts, "differs", r.differs, r.differs ? "✗ another code" : "✓ the same code");
       return `result ${r.result}, exact ${r.exact}, ${r.differs ? "they differ" : "equal"}`;
     };
 
@@ -99,8 +98,8 @@ function drawDigits(svg, { bits }, r, width) {
     const kept = i < bits;
     const one = kept && Math.floor(r.mantissa / 2 ** (bits - 1 - i)) % 2 === 1;
     const x = 1 + i * step;
-    out.push(node("rect", { x, y: 2, width: step - 1.5, height: 22, style: kept ? `fill:var(--${one ? "blue" : "wash"});stroke:var(--soft)` : "fill:none;stroke:var(--line)" }));
-    // White on blue has contrast enough in both themes only where the digit is large: so above 14 px.
+    out.push(node("rect", { x, y: 2, width: step - 1.5, height: 22, style: one ? "fill:#0072b2;stroke:#0072b2" : kept ? "fill:var(--wash);stroke:var(--soft)" : "fill:none;stroke:var(--line)" }));
+    // On a phone the cells are too narrow for digits: there the colour alone says it.
     if (kept && step > 14) out.push(node("text", { x: x + step / 2 - 0.75, y: 18, "text-anchor": "middle", style: one ? "fill:#fff" : "" }, one ? "1" : "0"));
   }
   out.push(words(1, 40, `½ = first bit: always 1`, "qx-small", "start"));
