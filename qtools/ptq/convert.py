@@ -143,7 +143,7 @@ class _Builder:
         layer = self.modules[str(node.target)]
         assert isinstance(layer, (nn.Conv2d, nn.Linear))
         weight = layer.weight.detach()
-        w_qp = _room_for_bias(weight_qparams(layer, self.recipe), layer.bias, grids[0])
+        w_qp = room_for_bias(weight_qparams(layer, self.recipe), layer.bias, grids[0])
         real_bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias
         bias = quantize_bias(real_bias, grids[0], w_qp)
         make = integer.IntegerConv2d if found.kind == "conv" else integer.IntegerLinear
@@ -195,12 +195,12 @@ _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
             nn.functional.dropout, nn.functional.dropout2d)  # fmt: skip
 
 
-def _room_for_bias(w_qp: QParams, bias: Tensor | None, x_qp: QParams) -> QParams:
+def room_for_bias(w_qp: QParams, bias: Tensor | None, x_qp: QParams | None) -> QParams:
     """Widen the scale of a channel so small beside its bias that ``b / (s_x s_w)`` overflows.
 
     Such weights add next to nothing; 2^29 leaves the sum of products the rest of int32.
     """
-    if bias is None:
+    if bias is None or x_qp is None:
         return w_qp
     needed = bias.detach().abs().double() / (x_qp.scale.double() * 2**29)
     needed = needed if w_qp.scale.ndim else needed.max()

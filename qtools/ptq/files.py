@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from qtools import metrics
 from qtools.metrics import Packed
 from qtools.ptq.convert import build
-from qtools.ptq.modules import DynamicLayer, IntegerModule
+from qtools.ptq.dynamic import DynamicLayer
+from qtools.ptq.modules import IntegerModule
 from qtools.spec import QParams, QuantSpec
 
 _CHECKSUM = "sha256"

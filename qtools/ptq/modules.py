@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qtools.affine import dequantize, qparams_from_tensor, quantize
+from qtools.affine import dequantize, quantize
 from qtools.fixed_point import FixedPointMultiplier
 from qtools.int8_matmul import int8_matmul
-from qtools.integer import INT32_MAX, accumulate, check_accumulator
+from qtools.integer import INT32_MAX, check_accumulator
 from qtools.ptq.arithmetic import (
     Clamp,
     Requantizer,
@@ -310,43 +310,3 @@ class IntegerClamp(IntegerModule):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return x.clamp(self._low, self._high)
-
-
-class DynamicLayer(nn.Module):
-    """A linear layer or convolution whose input gets its scale and zero point batch by batch.
-
-    ``y = s_x s_w Σ (q_x - z_x)(q_w - z_w) + b``: the weights are codes beforehand, the product is
-    one of int8 numbers, and its result is real.
-    """
-
-    weight: Tensor
-
-    def __init__(
-        self, weight: Tensor, w_qp: QParams, bias: Tensor | None, activations: QuantSpec,
-        window: Window | None, groups: int = 1,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        for name, value in (("weight", weight), ("weight_scale", w_qp.scale),
-                            ("weight_zero_point", w_qp.zero_point), ("bias", bias)):  # fmt: skip
-            self.register_buffer(name, None if value is None else value.detach().clone())
-        self.w_spec, self.activations = w_qp.spec, activations
-        self.window, self.groups = window, groups
-
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        w_qp = QParams(self.get_buffer("weight_scale"), self.get_buffer("weight_zero_point"),
-                       self.w_spec)  # fmt: skip
-        x_qp = qparams_from_tensor(x, self.activations)
-        q = quantize(x, x_qp)
-        if self.window is None:
-            acc = accumulate(q.reshape(-1, x.shape[-1]), self.weight, x_qp, w_qp)
-            return self._real(acc, x_qp, w_qp).view(*x.shape[:-1], -1)
-        n, _, height, width = x.shape
-        oh, ow = self.window.out(height, width)
-        rows = window_rows(q.permute(0, 2, 3, 1), self.window, int(x_qp.zero_point))
-        acc = accumulate(rows, self.weight.permute(0, 2, 3, 1).flatten(1), x_qp, w_qp)
-        return self._real(acc, x_qp, w_qp).view(n, oh, ow, -1).permute(0, 3, 1, 2)
-
-    def _real(self, acc: Tensor, x_qp: QParams, w_qp: QParams) -> Tensor:
-        y = acc * (x_qp.scale * w_qp.scale)
-        bias = self.get_buffer("bias") if self.bias is not None else None
-        return y if bias is None else y + bias
