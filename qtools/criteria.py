@@ -16,10 +16,8 @@ from qtools.spec import QuantSpec
 
 #: Scales that the squared-error criterion tries per factor of two: neighbours differ by 1.1 %.
 SCALES_PER_OCTAVE = 64
-# Every 32nd scale is tried first; its best rules out most of the others.
-_COARSE = 32
-# Scales by levels in one block of the search: 8 MB in float64.
-_BLOCK = 1 << 20
+# Scales searched at a time, fewer where there are many levels: blocks of 64 kB to 1 MB.
+_ROWS, _BLOCK = 32, 1 << 17
 
 
 class Candidates(NamedTuple):
@@ -77,10 +75,9 @@ class Excess:
             value += self.total * np.maximum(self.low - t, 0)
         return value
 
-    def clipped(self, t: np.ndarray) -> np.ndarray:
+    def clipped(self, t: float) -> float:
         """Lower bound on ``Σ max(x - t, 0)²``: its value at the end of the bin of t."""
-        k = t.astype(np.int64)
-        return np.where(k < len(self.end), self.squares[np.minimum(k, len(self.end) - 1)], 0.0)
+        return float(self.squares[int(t)]) if t < len(self.squares) else 0.0
 
 
 def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Candidates:
@@ -119,14 +116,18 @@ def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Cand
         Excess(negative, max(-high, 0.0), max(-low, 0.0)),
         Excess(positive, max(low, 0.0), max(high, 0.0)),
     )
-    scales = _scales(h, spec)
-    if prune:
-        most = _search(sides, scales[::_COARSE], spec)[1].min()
-        reach = scales * (spec.qmax - spec.qmin)
-        clipped = sum(side.clipped(reach) for side in sides)
-        # The best found may lie within a rounding of the bound.
-        scales = scales[clipped <= most * (1 + 1e-9)]
-    above, error = _search(sides, scales, spec)
+    scales, n = _scales(h, spec), spec.qmax - spec.qmin
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    least, start, rows = math.inf, 0, max(1, min(_ROWS, _BLOCK // n))
+    while start < len(scales):
+        # That of the scale at hand bounds all smaller ones; its sum may be off by a rounding.
+        clipped = sum(side.clipped(scales[start] * n) for side in sides)
+        if prune and clipped > least * (1 + 1e-9):
+            break
+        found.append(_search(sides, scales[start : start + rows], spec))
+        least, start = min(least, found[-1][1].min()), start + rows
+    above, error = (np.concatenate(part) for part in zip(*found, strict=True))
+    scales = scales[: len(above)]
     # Symmetric: the range that means this scale is ±s (qmax - z), though one more code is below.
     below = above if spec.symmetric else spec.qmax - spec.qmin - above
     with np.errstate(over="ignore"):  # ends and squares of float64 data near the largest number
@@ -139,22 +140,21 @@ def _search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each scale the best number of levels above 0, and the summed squared error with it."""
     n = spec.qmax - spec.qmin
-    above, error = np.empty(len(scales), dtype=np.int64), np.empty(len(scales))
-    rows = max(1, min(_COARSE, _BLOCK // n))
-    for i in (slice(start, start + rows) for start in range(0, len(scales), rows)):
-        s = scales[i]
-        earned = np.zeros((2, len(s), n + 1))
-        for side, row in zip(sides, earned, strict=True):
-            if side.total:
-                # Levels past the last value earn nothing.
-                some = min(n, math.ceil(side.high / s[-1]))
-                side(s[:, None] * (np.arange(some) + 0.5)).cumsum(axis=1, out=row[:, 1 : some + 1])
-                row[:, some + 1 :] = row[:, some, None]
-        gain = earned[0, :, ::-1] + earned[1]
-        above[i] = spec.qmax - zero_point(spec) if spec.symmetric else gain.argmax(axis=1)
-        best = np.take_along_axis(gain, above[i, None], axis=1)[:, 0]
-        error[i] = sides[0].power + sides[1].power - 2 * s * best
-    return above, error
+    earned = np.zeros((2, len(scales), n + 1))
+    for side, row in zip(sides, earned, strict=True):
+        if side.total:
+            # Levels past the last value earn nothing.
+            some = min(n, math.ceil(side.high / scales[-1]))
+            middles = scales[:, None] * (np.arange(some) + 0.5)
+            side(middles).cumsum(axis=1, out=row[:, 1 : some + 1])
+            row[:, some + 1 :] = row[:, some, None]
+    gain = earned[0, :, ::-1] + earned[1]
+    if spec.symmetric:
+        above = np.full(len(scales), spec.qmax - zero_point(spec))
+    else:
+        above = gain.argmax(axis=1)
+    best = gain[np.arange(len(scales)), above]
+    return above, sides[0].power + sides[1].power - 2 * scales * best
 
 
 def _scales(h: Histogram, spec: QuantSpec) -> np.ndarray:

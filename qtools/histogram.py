@@ -64,12 +64,13 @@ def grid_of(x_min: float, x_max: float, bins: int) -> Grid:
 def count(x: Tensor, grid: Grid, bins: int) -> tuple[Tensor, int]:
     """Count the values of x in the bins, int64 [bins], and the exact zeros among them.
 
-    x is finite and inside the grid; the counts are on its device.
+    x is one-dimensional, finite and inside the grid; the counts are on its device.
     """
     counts, zeros = torch.zeros(bins, dtype=torch.int64, device=x.device), 0
+    wide = torch.promote_types(x.dtype, torch.float32)
     inverse = math.ldexp(1.0, -grid.exponent)
-    for piece in x.reshape(-1).split(_PIECE):
-        k = (piece.to(torch.promote_types(x.dtype, torch.float32)) * inverse).floor_()
+    for piece in x.split(_PIECE):
+        k = (piece.to(wide) * inverse).floor_()
         if grid.exponent > 0:
             # A negative number too small for its product becomes -0, whose floor is not -1.
             k -= ((k == 0) & (piece < 0)).to(k.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Self
 
 import torch
@@ -77,7 +78,7 @@ class Observer(nn.Module):
             raise TypeError(f"x must have one of the types {_FLOATING}, got {x.dtype}")
         if x.numel():
             with torch.no_grad():
-                self._observe(x.detach(), *self._extremes(x.detach()))
+                self._observe(x.detach())
         return x
 
     def range(self) -> tuple[Tensor, Tensor]:
@@ -109,13 +110,14 @@ class Observer(nn.Module):
     def extra_repr(self) -> str:  # noqa: D102
         return f"{self.spec}" if self.has_data else f"{self.spec}, no data"
 
-    def _observe(self, x: Tensor, low: Tensor, high: Tensor) -> None:
+    def _observe(self, x: Tensor) -> None:
         raise NotImplementedError
 
     def _extremes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of what shares a scale, finite, float32 or float64."""
         if self.spec.granularity == "tensor":
-            low, high = torch.aminmax(x)
+            low, high = torch.aminmax(in_memory_order(x))
+            finite = math.isfinite(low.item()) and math.isfinite(high.item())
         else:
             axis = channel_axis(x, self.spec)
             low, high = torch.aminmax(x.movedim(axis, 0).unsqueeze(-1).flatten(1), dim=1)
@@ -124,9 +126,9 @@ class Observer(nn.Module):
                     f"x must have {len(self.x_min)} channels along axis {self.spec.axis}, as"
                     f" before, got shape {list(x.shape)}"
                 )
-        for end in (low, high):
-            if not bool(end.isfinite().all()):
-                raise ValueError(f"x must be finite, got {worst(end)}")
+            finite = bool((low.isfinite() & high.isfinite()).all())
+        if not finite:
+            raise ValueError(f"x must be finite, got {worst(torch.stack([low, high]))}")
         wide = torch.promote_types(x.dtype, torch.float32)
         return low.to(self.x_min.device, wide), high.to(self.x_max.device, wide)
 
@@ -162,3 +164,12 @@ class Observer(nn.Module):
                 here = getattr(self, name).device
                 setattr(self, name, torch.empty(saved.shape, dtype=wide, device=here))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def in_memory_order(x: Tensor) -> Tensor:
+    """Return the elements of x, one-dimensional, in the order that saves copying them.
+
+    Convolutions on a CPU return channels last: ``reshape(-1)`` would cost more than the minimum.
+    """
+    strides = x.stride()
+    return x.permute(sorted(range(x.ndim), key=lambda i: -strides[i])).reshape(-1)

@@ -25,7 +25,7 @@ from qtools.histogram import (
     quantile,
     regrid,
 )
-from qtools.observer import Observer
+from qtools.observer import Observer, in_memory_order
 from qtools.spec import QuantSpec
 
 __all__ = [
@@ -61,8 +61,8 @@ class MinMaxObserver(Observer):
     [-1.0, 1.0]
     """
 
-    def _observe(self, x: Tensor, low: Tensor, high: Tensor) -> None:
-        self._widen(low, high)
+    def _observe(self, x: Tensor) -> None:
+        self._widen(*self._extremes(x))
 
 
 class MovingAverageObserver(Observer):
@@ -104,7 +104,8 @@ class MovingAverageObserver(Observer):
     def extra_repr(self) -> str:  # noqa: D102
         return f"{super().extra_repr()}, averaging_constant={self.averaging_constant}"
 
-    def _observe(self, x: Tensor, low: Tensor, high: Tensor) -> None:
+    def _observe(self, x: Tensor) -> None:
+        low, high = self._extremes(x)
         if self.has_data:
             low = self.x_min + self.averaging_constant * (low - self.x_min)
             high = self.x_max + self.averaging_constant * (high - self.x_max)
@@ -148,13 +149,14 @@ class _CountingObserver(Observer):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bins={self.bins}"
 
-    def _observe(self, x: Tensor, low: Tensor, high: Tensor) -> None:
+    def _observe(self, x: Tensor) -> None:
+        low, high = self._extremes(x)
         before = self._grid() if self.has_data else None
         self._widen(low, high)
         grid = self._grid()
         if before is not None and grid != before:
             self.counts = regrid(self.counts, before, grid)
-        counts, zeros = count(x, grid, self.bins)
+        counts, zeros = count(in_memory_order(x), grid, self.bins)
         self.counts += counts.to(self.counts.device)
         self.zeros += zeros
 
@@ -238,13 +240,13 @@ class PercentileObserver(_CountingObserver):
             return self._ends(-high, high)
         return self._ends(-quantile(lambda i: -value(n - 1 - i), position), high)
 
-    def _observe(self, x: Tensor, low: Tensor, high: Tensor) -> None:
+    def _observe(self, x: Tensor) -> None:
         seen = int(self.counts.sum())
+        super()._observe(x)
         if seen < self.bins:
             first = x.reshape(-1)[: self.bins - seen].to(self.values.device)
             self.values = self.values.to(torch.promote_types(self.values.dtype, x.dtype))
             self.values[seen : seen + len(first)] = first
-        super()._observe(x, low, high)
 
 
 class HistogramObserver(_CountingObserver):
