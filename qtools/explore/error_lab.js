@@ -27,18 +27,21 @@ function gauss(n) {
 const CELL = gauss(8);
 const TAIL = gauss(64);
 
-// By symmetry only x >= 0: half cells of width s/2, each with its level at one of its two ends.
+// By symmetry only x >= 0: half cells of width s/2, each with its level at one of its two ends, and
+// cut into pieces of at most half a standard deviation, or the nodes would miss the density.
 function expectedMse(distribution, clip, bits) {
   const f = DENSITY[distribution];
   const edge = distribution === "uniform" ? Math.sqrt(3) : Infinity;
   const Q = 2 ** (bits - 1) - 1;
   const s = clip / Q;
+  const cuts = Math.ceil(s);
+  const piece = s / 2 / cuts;
   let rounding = 0;
-  for (let i = 0; i < 2 * Q; i++) {
-    const low = i * (s / 2);
-    const width = Math.min((i + 1) * (s / 2), edge) - low;
+  for (let i = 0; i < 2 * Q * cuts; i++) {
+    const low = i * piece;
+    const width = Math.min((i + 1) * piece, edge) - low;
     if (width <= 0) break;
-    const level = s * Math.floor((i + 1) / 2);
+    const level = s * Math.floor((Math.floor(i / cuts) + 1) / 2);
     for (const [t, w] of CELL) {
       const x = low + t * width;
       rounding += w * width * (x - level) ** 2 * f(x);
