@@ -16,6 +16,7 @@ from qtools import QParams, QuantSpec, ptq
 from qtools.data import fashion_mnist, normalise
 from qtools.error import sqnr
 from qtools.fixed_point import FixedPointMultiplier
+from qtools.int8_matmul import is_int_mm_exact
 from qtools.integer import (
     integer_add,
     integer_avg_pool2d,
@@ -280,6 +281,21 @@ def test_smallcnn_in_integers_only():
     test, labels = normalise(data.test_images), data.test_labels
     exact, ours = accuracy(m, test, labels).value, accuracy(q, test, labels).value
     assert abs(exact - ours) <= 0.003
+
+
+def test_smallcnn_is_onnx_runtimes_network():
+    """The same codes in ONNX Runtime's integer operators: at most one code apart, and rarely."""
+    pytest.importorskip("onnxruntime")
+    from benchmarks.int8_cnn import onnx_session
+
+    if not is_int_mm_exact():
+        pytest.skip("this processor saturates 8-bit sums in ONNX Runtime too")
+    x = normalise(fashion_mnist().test_images[:300])
+    q = ptq.convert(ptq.calibrate(ptq.prepare(SmallCNN.pretrained()), [x]))
+    theirs = torch.from_numpy(onnx_session(q).run(None, {"x": x.numpy()})[0])
+    apart = ((q(x) - theirs) / q.fc2.output_scale).round().abs()
+    assert int(apart.max()) <= 1
+    assert float((apart > 0).float().mean()) <= 0.01
 
 
 def test_each_call_of_a_shared_module_has_its_own_parameters():

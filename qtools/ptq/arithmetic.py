@@ -6,6 +6,7 @@ of an image is a few runs of memory and a row of accumulators is one pixel.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -170,15 +171,20 @@ def max_pool(x: Tensor, window: Window) -> Tensor:
 
     Padding is with the smallest number of the type: it never wins.
     """
-    oh, ow = window.out(x.shape[1], x.shape[2])
-    x = pad(x, window.padding, torch.iinfo(x.dtype).min)
+    (n, height, width, c), (kernel, stride, padding, dilation) = x.shape, window
+    oh, ow = window.out(height, width)
+    tiles = kernel == stride and padding == (0, 0) and dilation == (1, 1)
+    if tiles and (height, width) == (oh * kernel[0], ow * kernel[1]):
+        # Windows that tile the image are axes of a view, which costs less than slices do.
+        rows = x.reshape(n, oh, kernel[0], width * c).unbind(2)
+        columns = reduce(torch.maximum, rows).view(n, oh, ow, kernel[1], c).unbind(3)
+        return reduce(torch.maximum, columns)
+    x = pad(x, padding, torch.iinfo(x.dtype).min)
     for axis, size in ((1, oh), (2, ow)):
-        k, s, d = (part[axis - 1] for part in (window.kernel, window.stride, window.dilation))
+        k, s, d = kernel[axis - 1], stride[axis - 1], dilation[axis - 1]
         span = [slice(None)] * axis
         views = [x[(*span, slice(i * d, i * d + s * (size - 1) + 1, s))] for i in range(k)]
-        x = views[0]
-        for view in views[1:]:
-            x = torch.maximum(x, view)
+        x = reduce(torch.maximum, views)
     return x
 
 

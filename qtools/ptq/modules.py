@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qtools.affine import dequantize, quantize
+from qtools.affine import quantize
 from qtools.fixed_point import FixedPointMultiplier
 from qtools.int8_matmul import int8_matmul
 from qtools.integer import INT32_MAX, check_accumulator
@@ -70,19 +70,26 @@ class Quantize(IntegerModule):
 
 
 class Dequantize(IntegerModule):
-    """Codes to real numbers: `qtools.affine.dequantize`."""
+    """Codes to real numbers: `qtools.affine.dequantize`, with the zero point made a float before.
+
+    Where a network was split (chunk), so are the codes: each part is returned.
+    """
 
     def __init__(self, input: QParams) -> None:
         super().__init__(input=input)
         self.refresh()
 
     def refresh(self) -> None:  # noqa: D102
-        self._input = self.qp("input")
+        qp = self.qp("input")
+        self._scale, self._zero = qp.scale, int(qp.zero_point)
 
     def forward(self, q: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:  # noqa: D102
-        if isinstance(q, (tuple, list)):  # what chunk and split return
-            return tuple(dequantize(part, self._input).contiguous() for part in q)
-        return dequantize(q, self._input).contiguous()
+        if isinstance(q, (tuple, list)):
+            return tuple(self._real(part) for part in q)
+        return self._real(q)
+
+    def _real(self, q: Tensor) -> Tensor:
+        return q.contiguous().to(self._scale.dtype).sub_(self._zero).mul_(self._scale)
 
 
 class _Weighted(IntegerModule):
