@@ -46,8 +46,11 @@ class Excess:
     """
 
     def __init__(self, counts: np.ndarray, low: float, high: float) -> None:
-        c = np.append(counts, 0).astype(np.float64)  # so that there is a bin
-        edges = np.arange(len(c) + 1).clip(low, high)
+        c = np.zeros(math.floor(high) + 1)  # up to the bin that the largest value is in or ends
+        c[: len(counts)] = counts[: len(c)]
+        edges = np.arange(len(c) + 1.0)
+        edges[-1] = high
+        np.maximum(edges, low, out=edges)
         size = np.diff(edges)
         self.low, self.high, self.total, self.end = low, high, c.sum(), edges[1:]
         self.half_density = np.divide(c, 2 * size, out=np.zeros_like(c), where=size > 0)

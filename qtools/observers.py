@@ -151,14 +151,23 @@ class _CountingObserver(Observer):
 
     def _observe(self, x: Tensor) -> None:
         low, high = self._extremes(x)
-        before = self._grid() if self.has_data else None
-        self._widen(low, high)
-        grid = self._grid()
+        before = grid = self._grid() if self.has_data else None
+        if grid is None or self._is_wider(low, high):
+            self._widen(low, high)
+            grid = self._grid()
         if before is not None and grid != before:
             self.counts = regrid(self.counts, before, grid)
         counts, zeros = count(in_memory_order(x), grid, self.bins)
-        self.counts += counts.to(self.counts.device)
-        self.zeros += zeros
+        self.counts.add_(counts.to(self.counts.device))
+        self.zeros.add_(zeros)
+
+    def _is_wider(self, low: Tensor, high: Tensor) -> bool:
+        """Whether the range or its type has to change: for most batches it has not."""
+        return (
+            low.dtype != self.x_min.dtype
+            or low.item() < self.x_min.item()
+            or high.item() > self.x_max.item()
+        )
 
     def _grid(self) -> Grid:
         return grid_of(self.x_min.item(), self.x_max.item(), self.bins)
