@@ -60,7 +60,7 @@ def codes(shape, q: QParams, seed: int = 0) -> torch.Tensor:
 def test_folding_computes_the_same_function(network):
     m = (trained_like(network, 0) if network in NETWORKS else SmallCNN.pretrained()).double()
     x = torch.randn(4, 1, 28, 28).double() if network is SmallCNN else images(4).double()
-    folded = ptq.fold_batch_norm(m)
+    folded = ptq.fold_batch_norm(m).requires_grad_(False)
     y = m(x).detach()
     assert float((folded(x) - y).abs().max()) <= 1e-12 * max(1.0, float(y.abs().max()))
     norms = [n for n in folded.modules() if isinstance(n, nn.BatchNorm2d)]
@@ -406,6 +406,27 @@ def test_a_dead_channel_with_a_bias():
     x = torch.randn(200, 8)
     q = ptq.convert(ptq.calibrate(ptq.prepare(m), [x]))
     assert sqnr(m(x), q(x)) > 30
+
+
+@pytest.mark.parametrize(
+    ("m", "shape"),
+    [
+        (nn.Linear(5, 6), (20, 5)),
+        (nn.Conv2d(3, 4, 3), (4, 3, 8, 8)),
+        (nn.Sequential(nn.Linear(12, 6), nn.BatchNorm1d(6), nn.ReLU()).eval(), (20, 12)),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double(), (4, 3, 8, 8)),
+    ],
+)
+def test_lone_layers_doubles_and_empty_batches(m, shape):
+    x = torch.randn(shape, dtype=next(m.parameters()).dtype)
+    q = ptq.convert(ptq.calibrate(ptq.prepare(m), [x]))
+    assert sqnr(m(x), q(x)) > 30
+    assert q(x).dtype == x.dtype
+    assert not ptq.report(q).stayed_float
+    assert q(x[:0]).shape == m(x[:0]).shape
+    again = copy.deepcopy(q)
+    assert torch.equal(again(x), q(x))
+    assert ptq.report(again) == ptq.report(q)
 
 
 def test_splits_and_tuples_go_through_on_codes():

@@ -57,7 +57,7 @@ def test_bias_correction_restores_the_means():
     y = m(x)
 
     def shift(network: nn.Module) -> float:
-        return float((network(x) - y).mean(0).norm())
+        return (network(x) - y).mean(0).norm().item()
 
     assert shift(ptq.simulate(corrected)) < 0.2 * shift(ptq.simulate(p))
     assert shift(ptq.convert(corrected)) < 0.5 * shift(ptq.convert(p))

@@ -40,12 +40,12 @@ class DynamicLayer(nn.Module):
         q = quantize(x, x_qp)
         if self.window is None:
             acc = accumulate(q.reshape(-1, x.shape[-1]), self.weight, x_qp, w_qp)
-            return self._real(acc, x_qp, w_qp).view(*x.shape[:-1], -1)
+            return self._real(acc, x_qp, w_qp).view(*x.shape[:-1], len(self.weight))
         n, _, height, width = x.shape
         oh, ow = self.window.out(height, width)
         rows = window_rows(q.permute(0, 2, 3, 1), self.window, int(x_qp.zero_point))
         acc = accumulate(rows, self.weight.permute(0, 2, 3, 1).flatten(1), x_qp, w_qp)
-        return self._real(acc, x_qp, w_qp).view(n, oh, ow, -1).permute(0, 3, 1, 2)
+        return self._real(acc, x_qp, w_qp).view(n, oh, ow, len(self.weight)).permute(0, 3, 1, 2)
 
     def _real(self, acc: Tensor, x_qp: QParams, w_qp: QParams) -> Tensor:
         y = acc * (x_qp.scale * w_qp.scale)

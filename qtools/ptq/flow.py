@@ -16,6 +16,9 @@ from qtools.ptq.graph import REGRIDS, Role, StaysFloat, numbers, operation, role
 from qtools.ptq.recipe import Recipe
 from qtools.spec import QParams
 
+#: How `convert` learns the parameters of an activation from its observer.
+Observe = Callable[[nn.Module], QParams]
+
 
 def prepare(m: nn.Module, recipe: Recipe | None = None) -> fx.GraphModule:
     """Fold BatchNorm, and put an observer wherever a grid of codes will be needed.
@@ -219,7 +222,7 @@ def layers(p: fx.GraphModule) -> Iterator[Layer]:
     for node in p.graph.nodes:
         found = node.meta.get("ptq")
         if isinstance(found, Role) and found.kind in ("conv", "linear"):
-            x = node.args[0]
+            x = node.all_input_nodes[0]
             yield Layer(node, p.get_submodule(str(node.target)), found,
                         p.get_submodule(str(_observer_of(p, x).target)),
                         p.get_submodule(observer_after(p, node)))  # fmt: skip
@@ -239,7 +242,7 @@ def is_observer(p: fx.GraphModule, node: fx.Node) -> bool:
 def _observer_of(p: fx.GraphModule, x: fx.Node) -> fx.Node:
     """Walk back over operations that keep the grid, to the observer that chose it."""
     while not is_observer(p, x):
-        x = x.args[0]  # type: ignore[assignment]
+        x = x.all_input_nodes[0]
     return x
 
 
@@ -253,6 +256,3 @@ def weight_qparams(module: nn.Module, recipe: Recipe) -> QParams:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return qparams_from_tensor(weight.detach(), recipe.weights)
-
-
-Observe = Callable[[nn.Module], QParams]

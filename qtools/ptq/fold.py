@@ -27,6 +27,8 @@ def trace(m: nn.Module) -> fx.GraphModule:
     if not isinstance(m, nn.Module):
         raise TypeError(f"m must be an nn.Module, got {type(m).__name__}")
     m = copy.deepcopy(m).eval()
+    if type(m).__module__.startswith("torch.nn.") and not isinstance(m, nn.Sequential):
+        m = nn.Sequential(m)  # a lone layer: fx would look inside it
     try:
         traced = fx.symbolic_trace(m)
     except Exception as error:
@@ -43,6 +45,7 @@ def fold_batch_norm(m: nn.Module) -> fx.GraphModule:
     ``γ (W x + b - μ)/σ + β = W' x + b'``: the network computes the same function without its
     BatchNorms (Jacob et al. 2018, section 3.2). A BatchNorm is folded where it alone follows a
     convolution or linear layer, both are used once, and it has running statistics. Others stay.
+    (Behind a linear layer, the input is taken to be [n, features].)
 
     Parameters
     ----------

@@ -36,9 +36,9 @@ class StaysFloat(ValueError):
 
 
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_RELU = {F.relu, torch.relu, "relu", "relu_", nn.ReLU}
+_RELU = {F.relu, torch.relu, torch.relu_, "relu", "relu_", nn.ReLU}
 _RELU6 = {F.relu6, nn.ReLU6}
-_HARDTANH = {F.hardtanh, nn.Hardtanh}
+_HARDTANH = {F.hardtanh, F.hardtanh_, nn.Hardtanh}
 _MAX = {F.max_pool2d, torch.max_pool2d, nn.MaxPool2d}
 _AVG = {F.avg_pool2d, torch._C._nn.avg_pool2d, nn.AvgPool2d}
 _ADAPTIVE = {F.adaptive_avg_pool2d, nn.AdaptiveAvgPool2d}

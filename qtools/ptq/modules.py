@@ -176,7 +176,7 @@ class IntegerConv2d(_Weighted):
         if self._steps is None:
             n, height, width, _ = x.shape
             rows = window_rows(as_int8(x), self.window, self._z)
-            acc = self._products(rows).view(n, *self.window.out(height, width), -1)
+            acc = self._products(rows).view(n, *self.window.out(height, width), len(self.weight))
         else:
             z = int(self.input_zero_point)  # type: ignore[arg-type]
             acc = conv_in_float(x.to(torch.int16) - z, self._steps, self.window, self.groups,
