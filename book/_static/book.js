@@ -44,6 +44,13 @@
     }
   }
 
+  // Opening all folds for print would otherwise measure the page once for each.
+  let marking = 0;
+  function markSoon() {
+    cancelAnimationFrame(marking);
+    marking = requestAnimationFrame(markScrollers);
+  }
+
   const root = document.documentElement;
   let closed = [];
   let theme = "";
@@ -65,9 +72,9 @@
   }
 
   window.addEventListener("hashchange", () => openFor(location.hash));
-  window.addEventListener("resize", markScrollers);
+  window.addEventListener("resize", markSoon);
   // Folds change what is laid out.
-  document.addEventListener("toggle", markScrollers, true);
+  document.addEventListener("toggle", markSoon, true);
   window.addEventListener("load", () => {
     openFor(location.hash);
     markScrollers();
