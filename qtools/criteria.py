@@ -17,7 +17,7 @@ from qtools.spec import QuantSpec
 #: Scales that the squared-error criterion tries per factor of two: neighbours differ by 1.1 %.
 SCALES_PER_OCTAVE = 64
 # Scales searched at a time, fewer where there are many levels: blocks of 64 kB to 1 MB.
-_ROWS, _BLOCK = 32, 1 << 17
+_ROWS, _BLOCK = 16, 1 << 17
 
 
 class Candidates(NamedTuple):
