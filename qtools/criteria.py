@@ -15,6 +15,8 @@ from qtools.histogram import Histogram, halves, magnitudes
 from qtools.spec import QuantSpec
 
 #: Scales that the squared-error criterion tries per factor of two: neighbours differ by 1.1 %.
+#: A smooth density needs no more than 4 %; where one value occurs very often (the background of
+#: an image after BatchNorm), the error depends on how near a level comes to it.
 SCALES_PER_OCTAVE = 64
 # Scales searched at a time, fewer where there are many levels: blocks of 64 kB to 1 MB.
 _ROWS, _BLOCK = 16, 1 << 17
@@ -95,7 +97,8 @@ def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Cand
 
     Candidates: scales ``s = s₀ 2^(-i/64)``, with s₀ the scale that min-max would choose, from
     ``s₀ n / (n - 1)``, ``n = qmax - qmin`` (enough for the range wherever 0 falls on it), down to
-    s₀ divided by the number of bins; with each scale its best zero point.
+    s₀ divided by the number of bins; with each scale its best zero point. A scale costs as many
+    steps as there are levels: about 1 ms in all at 8 bits, half a second at 16.
 
     Parameters
     ----------
