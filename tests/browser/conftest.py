@@ -76,10 +76,18 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     assert not problems, "\n".join(problems)
 
 
-def serious_violations(page: Page) -> list[str]:
-    """Return axe's violations of level serious or critical, one line each."""
+def serious_violations(
+    page: Page, only: tuple[str, ...] = (), without: tuple[str, ...] = ()
+) -> list[str]:
+    """Return axe's violations of level serious or critical, one line each.
+
+    ``only`` and ``without`` name rules; by default axe applies all.
+    """
     # Without preload: axe would fetch style sheets, which a page on disk may not do.
-    options = {"preload": False, "resultTypes": ["violations"]}
+    options: dict[str, Any] = {"preload": False, "resultTypes": ["violations"]}
+    if only:
+        options["runOnly"] = list(only)
+    options["rules"] = {rule: {"enabled": False} for rule in without}
     found = Axe().run(page, options=options).response["violations"]
     return [
         f"{rule['id']} ({rule['impact']}): {rule['help']}: {node['html'][:200]}"

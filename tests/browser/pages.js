@@ -164,4 +164,20 @@
       else seen.add(kind);
     }
   },
+  // Keep three of each kind of paragraph, row, item and code block: the same tags, classes and
+  // styles, inside and out, have the same colours. Only for rules about colour.
+  sample() {
+    const name = (node) => `${node.tagName}.${node.getAttribute("class")}` +
+      `[${node.getAttribute("style")}]`;
+    const seen = new Map();
+    for (const node of document.querySelectorAll("p, li, tr, pre, dt, dd")) {
+      if (!node.isConnected || node.closest(".qtools-explorable")) continue;
+      const inner = new Set([...node.querySelectorAll("*")].map(name));
+      const kind = [...inner].sort();
+      for (let n = node; n !== document.body; n = n.parentElement) kind.push(name(n));
+      const count = (seen.get(kind.join()) ?? 0) + 1;
+      seen.set(kind.join(), count);
+      if (count > 3) node.remove();
+    }
+  },
 })

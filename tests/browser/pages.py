@@ -23,11 +23,12 @@ from tests.browser.hands import explorable_faults
 
 SCRIPT = (Path(__file__).parent / "pages.js").read_text(encoding="utf-8")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+COLOUR = ("color-contrast", "link-in-text-block")
 KIND = r"(Definition|Lemma|Proposition|Theorem|Corollary|Remark|Example)"
 STATEMENT = re.compile(rf"{KIND} ([0-9]+|[A-Z])\.([0-9]+)\b")
 CAPTION = re.compile(r"(Figure|Table) ([0-9]+|[A-Z])\.([0-9]+)\. ")
-# A price is no formula; any other dollar sign is.
-MONEY = re.compile(r"\$\d[\d,.]*(?=[\s.,;:)]|$)")
+# A price or a shell's variable is no formula; any other dollar sign is.
+MONEY = re.compile(r"\$(\d[\d,.]*|[A-Z]{3}[A-Z_]*)(?=[\s.,;:)]|$)")
 RAW_TEX = re.compile(r"\$|\\[\[\]()]|\\(tag|begin|end|frac|text|mathbf|le|ge|cdot|times)\b")
 RAW_MARKDOWN = re.compile(r"\*\*\S|```|\]\(\S+\)|^:::|\{(ref|eq|doc|cite|math)\}")
 FILE_NAME = re.compile(r"\.(png|svg|jpe?g|gif|webp)\b|^\S*[_/]\S*$", re.IGNORECASE)
@@ -125,10 +126,17 @@ def read(browser: Browser, address: str, axe: bool = True) -> Reading:
         if not axe:
             return reading
         look(page, "thin")
-        faults["axe"] = [f"light: {found}" for found in serious_violations(page)]
+        found = serious_violations(page, without=COLOUR)
+        page.set_viewport_size(NARROW)
+        page.wait_for_timeout(350)  # the theme thinks about a new width for 300 ms
+        found += serious_violations(page, only=("scrollable-region-focusable",))
+        page.set_viewport_size(WIDE)
+        look(page, "sample")
+        found += [f"light: {fault}" for fault in serious_violations(page, only=COLOUR)]
         page.set_viewport_size(NARROW)
         prefer(page, "dark")
-        faults["axe"] += [f"dark, narrow: {found}" for found in serious_violations(page)]
+        found += [f"dark: {fault}" for fault in serious_violations(page, only=COLOUR)]
+        faults["axe"] = found
     return reading
 
 
@@ -243,6 +251,7 @@ def open_folds(page: Page) -> list[str]:
         page.keyboard.press("Enter")
         if not fold.evaluate("(node) => node.open && node.lastElementChild.checkVisibility()"):
             faults.append(f"Enter does not open {fold.inner_text()[:60]!r}")
+    frames(page)
     return faults
 
 
