@@ -78,7 +78,7 @@ class MovingAverageObserver(Observer):
     Jacob et al. 2018, section 3.1, use it to train with simulated quantization, with c "close to
     1" weighing the past where ours weighs the present. Equal to torch.ao's
     ``MovingAverageMinMaxObserver`` and ``MovingAveragePerChannelMinMaxObserver`` as far as
-    `MinMaxObserver` is.
+    `MinMaxObserver` is, and where theirs does not overflow to infinity.
 
     Parameters
     ----------
@@ -107,9 +107,14 @@ class MovingAverageObserver(Observer):
     def _observe(self, x: Tensor) -> None:
         low, high = self._extremes(x)
         if self.has_data:
-            low = self.x_min + self.averaging_constant * (low - self.x_min)
-            high = self.x_max + self.averaging_constant * (high - self.x_max)
+            low, high = self._step(self.x_min, low), self._step(self.x_max, high)
         self.x_min, self.x_max = low, high
+
+    def _step(self, average: Tensor, new: Tensor) -> Tensor:
+        c = self.averaging_constant
+        moved = average + c * (new - average)
+        # Near the largest float the difference overflows, where the two products do not.
+        return torch.where(moved.isfinite(), moved, (1 - c) * average + c * new)
 
 
 class _CountingObserver(Observer):
