@@ -106,6 +106,12 @@ BROKEN = {
     "no switch": ("themes", "theme-switch-button", "button"),
     "switch without dark": ("themes", 'light: "dark"', 'light: "auto"'),
     "fold without keyboard": ("folds", "<summary>", '<summary onkeydown="return false">'),
+    "fold out of reach": (
+        "folds",
+        "</article>",
+        "<details><summary>a</summary><p>a</p></details>" * 2
+        + '<details><summary tabindex="-1" inert>b</summary><p>b</p></details></article>',
+    ),
     "no mark on focus": ("focus", "outline: 3px solid #0072b2", "outline: none"),
     "dead explorable": ("explorables", "explorable.render({", "({"),
     "wrong number": ("explorables", "(parameters * bits) / 8", "(parameters * bits) / 9"),
