@@ -11,10 +11,11 @@ from qtools.affine import quantize
 from qtools.integer import quantize_bias
 from qtools.ptq import modules as integer
 from qtools.ptq.arithmetic import Window
-from qtools.ptq.flow import Observe, _check_prepared, is_observer, observer_after, weight_qparams
+from qtools.ptq.flow import Observe, _check_prepared, is_observer, observer_after
 from qtools.ptq.graph import Role, is_shape, operation
 from qtools.ptq.recipe import Recipe
 from qtools.ptq.report import Report, Row
+from qtools.ptq.weights import weight_qparams
 from qtools.spec import QParams
 
 

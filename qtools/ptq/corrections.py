@@ -12,8 +12,9 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from qtools.layout import spread
-from qtools.ptq.flow import as_arguments, layers, weight_qparams
+from qtools.ptq.flow import as_arguments, layers
 from qtools.ptq.simulate import FixedQParams, simulate
+from qtools.ptq.weights import weight_qparams
 
 # Nagel et al. 2020: the sigmoid is stretched to [γ, ζ], so that h reaches 0 and 1.
 _GAMMA, _ZETA = -0.1, 1.1

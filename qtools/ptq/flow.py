@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from tqdm import tqdm
 
-from qtools.affine import qparams_from_tensor
 from qtools.ptq.fold import fold_batch_norm, norm_as_convolution
 from qtools.ptq.graph import REGRIDS, Role, StaysFloat, numbers, operation, role
 from qtools.ptq.recipe import Recipe
@@ -244,15 +243,3 @@ def _observer_of(p: fx.GraphModule, x: fx.Node) -> fx.Node:
     while not is_observer(p, x):
         x = x.all_input_nodes[0]
     return x
-
-
-def weight_qparams(module: nn.Module, recipe: Recipe) -> QParams:
-    """Parameters of a layer's weight: from its ``weight_quantizer`` if it has one, else min-max."""
-    quantizer = getattr(module, "weight_quantizer", None)
-    if quantizer is not None:
-        found = quantizer.qparams()
-        assert isinstance(found, QParams)
-        return found
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return qparams_from_tensor(weight.detach(), recipe.weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -12,6 +13,7 @@ from qtools.spec import QuantSpec
 
 WEIGHTS = QuantSpec(bits=8, symmetric=True, granularity="channel")
 ACTIVATIONS = QuantSpec(bits=8, signed=False)
+WeightRange = Literal["minmax", "mse"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Recipe:
     observer : callable
         Makes the observer of one activation: ``observer(spec)`` returns a module that passes its
         input on and has ``qparams()``. Any class of `qtools.observers`, or one of your own.
+    weight_range : {"minmax", "mse"}
+        How the scale of a weight follows from its values: `qtools.ptq.weights`.
     keep_float : tuple of str
         Names of modules that stay in float, with everything inside them: ``"features.0"``.
         Names of graph nodes (the first column of `report`) count too.
@@ -40,6 +44,7 @@ class Recipe:
     weights: QuantSpec = WEIGHTS
     activations: QuantSpec = ACTIVATIONS
     observer: Callable[[QuantSpec], nn.Module] = field(default=HistogramObserver)
+    weight_range: WeightRange = "minmax"
     keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -59,6 +64,10 @@ class Recipe:
             )
         if not callable(self.observer):
             raise TypeError(f"observer must be callable, got {type(self.observer).__name__}")
+        if self.weight_range not in get_args(WeightRange):
+            raise ValueError(
+                f"weight_range must be one of {get_args(WeightRange)}, got {self.weight_range!r}"
+            )
         if not isinstance(self.keep_float, tuple) or not all(
             isinstance(name, str) for name in self.keep_float
         ):

@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from qtools.affine import fake_quantize
 from qtools.integer import quantize_bias
 from qtools.ptq.convert import room_for_bias
-from qtools.ptq.flow import layers, weight_qparams
+from qtools.ptq.flow import layers
+from qtools.ptq.weights import weight_qparams
 from qtools.spec import QParams
 
 
