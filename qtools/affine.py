@@ -229,7 +229,7 @@ class _FakeQuantize(torch.autograd.Function):
         largest = torch.finfo(x.dtype).max
         x_hat = torch.empty_like(x)
         kept = torch.empty_like(x, dtype=torch.bool) if ctx.needs_input_grad[0] else None
-        for i, (s, inv, lo, hi) in _pieces(x, scale, inverse, low, high):
+        for i, (s, inv, lo, hi) in pieces(x, scale, inverse, low, high):
             steps = (_wide(x[i], inv) * inv).round_()
             clipped = torch.maximum(steps, lo)
             torch.minimum(clipped, hi, out=clipped)
@@ -246,7 +246,7 @@ class _FakeQuantize(torch.autograd.Function):
         return torch.where(kept, grad, grad.new_zeros(())), None, None, None, None
 
 
-def _pieces(x: Tensor, *params: Tensor) -> Iterator[tuple[Any, tuple[Tensor, ...]]]:
+def pieces(x: Tensor, *params: Tensor) -> Iterator[tuple[Any, tuple[Tensor, ...]]]:
     """Cut x along its first axis into cache-sized slices, each with its part of the parameters."""
     rows = x.shape[0] if x.ndim else 0
     if x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() <= _PIECE:

@@ -142,7 +142,11 @@ class _Builder:
         if found.kind == "cat":
             return integer.IntegerCat(grids, out, **options)
         layer = self.modules[str(node.target)]
-        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+            raise ValueError(
+                f"p must have plain layers, {node.target} is a {type(layer).__name__}:"
+                " a network from prepare_qat is converted by qat.convert"
+            )
         weight = layer.weight.detach()
         w_qp = room_for_bias(weight_qparams(layer, self.recipe), layer.bias, grids[0])
         real_bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias

@@ -55,7 +55,8 @@ def fold_batch_norm(m: nn.Module) -> fx.GraphModule:
     Returns
     -------
     GraphModule
-        In eval mode, with parameters of its own.
+        In eval mode, with parameters of its own. ``meta["folded"]`` maps the name of each layer
+        to that of the BatchNorm it took in.
 
     Raises
     ------
@@ -63,6 +64,7 @@ def fold_batch_norm(m: nn.Module) -> fx.GraphModule:
         If torch.fx cannot trace m.
     """
     gm = trace(m)
+    gm.meta["folded"] = {}
     modules = dict(gm.named_modules())
     calls = Counter(id(modules[str(n.target)]) for n in gm.graph.nodes if n.op == "call_module")
     for node in list(gm.graph.nodes):
@@ -77,6 +79,7 @@ def fold_batch_norm(m: nn.Module) -> fx.GraphModule:
         if calls[id(norm)] > 1 or calls[id(layer)] > 1 or _is_3d_linear(layer, norm, layer_node):
             continue
         _fold(layer, norm)
+        gm.meta["folded"][str(layer_node.target)] = str(node.target)
         node.replace_all_uses_with(layer_node)
         gm.graph.erase_node(node)
     gm.delete_all_unused_submodules()
