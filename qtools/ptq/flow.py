@@ -221,10 +221,17 @@ def layers(p: fx.GraphModule) -> Iterator[Layer]:
     for node in p.graph.nodes:
         found = node.meta.get("ptq")
         if isinstance(found, Role) and found.kind in ("conv", "linear"):
-            x = node.all_input_nodes[0]
             yield Layer(node, p.get_submodule(str(node.target)), found,
-                        p.get_submodule(str(_observer_of(p, x).target)),
+                        p.get_submodule(observer_before(p, node)),
                         p.get_submodule(observer_after(p, node)))  # fmt: skip
+
+
+def observer_before(p: fx.GraphModule, node: fx.Node) -> str:
+    """Return the name of the observer that chose the grid of a node's input."""
+    x = node.all_input_nodes[0]
+    while not is_observer(p, x):  # operations in between keep the grid
+        x = x.all_input_nodes[0]
+    return str(x.target)
 
 
 def observer_after(p: fx.GraphModule, node: fx.Node) -> str:
@@ -236,10 +243,3 @@ def observer_after(p: fx.GraphModule, node: fx.Node) -> str:
 def is_observer(p: fx.GraphModule, node: fx.Node) -> bool:
     """Return whether a node calls one of the observers that `prepare` put in."""
     return node.op == "call_module" and str(node.target).startswith("observer_")
-
-
-def _observer_of(p: fx.GraphModule, x: fx.Node) -> fx.Node:
-    """Walk back over operations that keep the grid, to the observer that chose it."""
-    while not is_observer(p, x):
-        x = x.all_input_nodes[0]
-    return x

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import fx, nn
 
 from qtools import ptq
 from qtools.observers import MovingAverageObserver
+from qtools.ptq.flow import observer_before
 from qtools.ptq.recipe import Recipe
 from qtools.ptq.simulate import FixedQParams
 from qtools.qat.layer import QATLayer
@@ -63,20 +63,21 @@ def prepare_qat(
     for name, observer in list(p.named_children()):
         if name.startswith("observer_"):
             setattr(p, name, quantizer(observer))
-    calls = Counter(str(layer.node.target) for layer in found)
-    for layer in ptq.layers(p):
+    for layer in found:
         name = str(layer.node.target)
-        if isinstance(p.get_submodule(name), QATLayer):
-            continue
-        of_weight = WeightObserver(recipe.weights, recipe.weight_range)
-        of_weight(layer.module.weight)  # with BatchNorm folded in, as prepare leaves it
-        latent, norm = layer.module, None
-        if name in p.meta["folded"]:
-            latent = copy.deepcopy(m.get_submodule(name))
-            norm = copy.deepcopy(m.get_submodule(p.meta["folded"][name]))
-        x_quantizer = layer.input if calls[name] == 1 else None
-        new = QATLayer(latent, norm, quantizer(of_weight), x_quantizer)  # type: ignore[arg-type]
-        p.set_submodule(name, new)
+        if not isinstance(p.get_submodule(name), QATLayer):  # a shared layer comes more than once
+            of_weight = WeightObserver(recipe.weights, recipe.weight_range)
+            of_weight(layer.module.weight)  # with BatchNorm folded in, as prepare leaves it
+            latent, norm = layer.module, None
+            if name in p.meta["folded"]:
+                latent = copy.deepcopy(m.get_submodule(name))
+                norm = copy.deepcopy(m.get_submodule(p.meta["folded"][name]))
+            p.set_submodule(name, QATLayer(latent, norm, quantizer(of_weight)))  # type: ignore[arg-type]
+        with p.graph.inserting_before(layer.node):
+            x_quantizer = p.graph.get_attr(observer_before(p, layer.node))
+        layer.node.args = (layer.node.all_input_nodes[0], x_quantizer)
+        layer.node.kwargs = {}
+    p.recompile()
     p.requires_grad_()
     return p.eval()
 
@@ -106,8 +107,8 @@ def freeze_ranges(p: fx.GraphModule) -> None:
 def fold(p: fx.GraphModule) -> fx.GraphModule:
     """Return the prepared network that p stands for: plain layers, BatchNorm folded, fixed grids.
 
-    All of `qtools.ptq` takes it: `ptq.report`, `ptq.simulate` (equal to p in eval mode),
-    `ptq.correct_bias`, `ptq.convert`.
+    All of `qtools.ptq` takes it: `ptq.correct_bias`, `ptq.convert`, and `ptq.simulate`, which is
+    then equal to p in eval mode (but for the bias of a shared layer, which p rounds call by call).
 
     Parameters
     ----------
@@ -115,14 +116,20 @@ def fold(p: fx.GraphModule) -> fx.GraphModule:
         From `prepare_qat`, trained. Unchanged.
     """
     result = copy.deepcopy(_qat_network(p)).eval()
+    for layer in ptq.layers(result):
+        layer.node.args = layer.node.args[:1]
+    for node in list(result.graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            result.graph.erase_node(node)
+    result.recompile()
     for name, module in list(result.named_modules()):
         if isinstance(module, QATLayer):
             weight, bias = module.folded()
-            qp, _ = module.qparams()
+            module.weight_quantizer(weight)
             plain = copy.deepcopy(module.layer)
             plain.weight = nn.Parameter(weight)
             plain.bias = None if bias is None else nn.Parameter(bias)
-            plain.weight_quantizer = FixedQParams(qp)
+            plain.weight_quantizer = FixedQParams(module.weight_quantizer.qparams())
             result.set_submodule(name, plain)
         elif isinstance(module, Quantizer) and name.startswith("observer_"):
             setattr(result, name, FixedQParams(module.qparams()))

@@ -35,9 +35,6 @@ class QATLayer(nn.Module):
     norm : nn.BatchNorm1d or nn.BatchNorm2d, optional
         The one that follows it.
     weight_quantizer : Quantizer
-    x_quantizer : nn.Module, optional
-        What quantizes the input; its scale gives the bias its unit. Without it (a layer called
-        on inputs of different scales) the bias is not rounded.
     """
 
     def __init__(
@@ -45,12 +42,10 @@ class QATLayer(nn.Module):
         layer: nn.Conv2d | nn.Linear,
         norm: nn.modules.batchnorm._BatchNorm | None,
         weight_quantizer: Quantizer,
-        x_quantizer: nn.Module | None,
     ) -> None:
         super().__init__()
         self.layer, self.norm, self.weight_quantizer = layer, norm, weight_quantizer
         self.norm_is_frozen = False
-        self._x_quantizer = (x_quantizer,)  # in a tuple: it is a module of the network, not ours
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Return ``(W', b')``, with gradients."""
@@ -65,24 +60,17 @@ class QATLayer(nn.Module):
             offset = offset + self.norm.bias
         return weight * _per_row(factor, weight), offset
 
-    def qparams(self) -> tuple[QParams, QParams | None]:
-        """Return the parameters of the folded weight and of the input, for the integer layer."""
-        (weight, bias), (x_quantizer,) = self.folded(), self._x_quantizer
-        self.weight_quantizer(weight)
-        w_qp = self.weight_quantizer.qparams()
-        if x_quantizer is None:
-            return w_qp, None
-        x_qp: QParams = x_quantizer.qparams()  # type: ignore[operator]
-        return room_for_bias(w_qp, bias, x_qp), x_qp
+    def forward(self, x: Tensor, x_quantizer: nn.Module) -> Tensor:
+        """Return y for an input that ``x_quantizer`` has quantized: its scale is the bias's unit.
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        The network's graph names it call by call, since a shared layer has several.
+        """
         if self.norm is not None and self.norm.training:
             return self._with_batch_statistics(x)
         weight, bias = self.folded()
         w_hat = self.weight_quantizer(weight)
-        (x_quantizer,) = self._x_quantizer
-        if bias is None or x_quantizer is None:
-            return self._apply_to(x, w_hat, bias)
+        if bias is None:
+            return self._apply_to(x, w_hat, None)
         x_qp: QParams = x_quantizer.qparams()  # type: ignore[operator]
         own = self.weight_quantizer.qparams()
         w_qp = room_for_bias(own, bias, x_qp)

@@ -153,9 +153,8 @@ class LearnedStep(Quantizer):
         qp = self.qparams()
         shared = x.numel() if self.of_weight else x[0].numel() if len(x) else 0
         n = max(1, shared // max(1, self.scale.numel()))
-        _, low, high = qp.steps
-        largest = float(torch.maximum(high, -low).max())
-        return learned_fake_quantize(x, self._positive(), qp, 1 / math.sqrt(n * largest))
+        levels = max(1, self.spec.qmax - int(qp.zero_point.min()))
+        return learned_fake_quantize(x, self._positive(), qp, 1 / math.sqrt(n * levels))
 
     def qparams(self) -> QParams:  # noqa: D102
         return QParams(self._positive().detach(), self.zero_point, self.spec)
