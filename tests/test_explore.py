@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from qtools import QuantSpec, choose_qparams, fake_quantize
 from qtools.error import error_bound
-from qtools.explore import Budget, ErrorLab, Explorable, FixedPoint, NumberLines
+from qtools.explore import Budget, ErrorLab, Explorable, FixedPoint, NumberLines, ObserverLab
 from qtools.explore._base import escape_script, state_trait
 from qtools.fixed_point import FixedPointMultiplier, multiply
 
-KINDS: tuple[type[Explorable], ...] = (Budget, NumberLines, ErrorLab, FixedPoint)
+KINDS: tuple[type[Explorable], ...] = (Budget, NumberLines, ErrorLab, FixedPoint, ObserverLab)
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"
 SVG = "http://www.w3.org/2000/svg"  # the name of a namespace; nothing is fetched from it

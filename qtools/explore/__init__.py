@@ -5,5 +5,6 @@ from qtools.explore.budget import Budget
 from qtools.explore.error_lab import ErrorLab
 from qtools.explore.fixed_point import FixedPoint
 from qtools.explore.number_lines import NumberLines
+from qtools.explore.observer_lab import ObserverLab
 
-__all__ = ["Budget", "ErrorLab", "Explorable", "FixedPoint", "NumberLines"]
+__all__ = ["Budget", "ErrorLab", "Explorable", "FixedPoint", "NumberLines", "ObserverLab"]
