@@ -66,7 +66,9 @@ def prepare(m: nn.Module, recipe: Recipe | None = None) -> fx.GraphModule:
             node.meta["ptq"] = roles.get(node, reasons.get(node))
     for source in _sources(gm, roles):
         name = f"observer_{source.name}"
-        observer = recipe.observer(recipe.activations)
+        spec = recipe.ends if _is_an_end(source, roles) else recipe.activations
+        assert spec is not None
+        observer = recipe.observer(spec)
         if not callable(getattr(observer, "qparams", None)):
             raise TypeError(f"observer must make modules with qparams(), got {observer!r}")
         gm.add_submodule(name, observer)
@@ -156,6 +158,20 @@ def _sources(gm: fx.GraphModule, roles: dict[fx.Node, Role]) -> list[fx.Node]:
             fused = (found.options or {}).get("fused")
             sources[next(iter(node.users)) if fused else node] = None
     return list(sources)
+
+
+def _is_an_end(source: fx.Node, roles: dict[fx.Node, Role]) -> bool:
+    """Whether a grid is one of the network's inputs, or reaches its output unchanged."""
+    if source.op == "placeholder":
+        return True
+    users = list(source.users)
+    while users:
+        user = users.pop()
+        if user.op == "output":
+            return True
+        if user in roles and roles[user].kind not in REGRIDS:
+            users += user.users
+    return False
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from torch import nn
@@ -31,6 +31,9 @@ class Recipe:
         input on and has ``qparams()``. Any class of `qtools.observers`, or one of your own.
     weight_range : {"minmax", "mse"}
         How the scale of a weight follows from its values: `qtools.ptq.weights`.
+    ends : QuantSpec, optional
+        The grid of the network's inputs and outputs. Without it that of activations, with 8 bits:
+        an image has 256 levels, and logits of 4 bits tie.
     keep_float : tuple of str
         Names of modules that stay in float, with everything inside them: ``"features.0"``.
         Names of graph nodes (the first column of `report`) count too.
@@ -45,10 +48,16 @@ class Recipe:
     activations: QuantSpec = ACTIVATIONS
     observer: Callable[[QuantSpec], nn.Module] = field(default=HistogramObserver)
     weight_range: WeightRange = "minmax"
+    ends: QuantSpec | None = None
     keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, allowed in (("weights", ("tensor", "channel")), ("activations", ("tensor",))):
+        if self.ends is None and isinstance(self.activations, QuantSpec):
+            object.__setattr__(self, "ends", replace(self.activations, bits=8))
+        tensor = ("tensor",)
+        for name, allowed in (
+            ("weights", ("tensor", "channel")), ("activations", tensor), ("ends", tensor),
+        ):  # fmt: skip
             spec = getattr(self, name)
             if not isinstance(spec, QuantSpec):
                 raise TypeError(f"{name} must be a QuantSpec, got {type(spec).__name__}")

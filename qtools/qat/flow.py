@@ -11,10 +11,10 @@ from torch import fx, nn
 
 from qtools import ptq
 from qtools.observers import MovingAverageObserver
-from qtools.ptq.flow import observer_before
+from qtools.ptq.flow import Layer, observer_before
 from qtools.ptq.recipe import Recipe
 from qtools.ptq.simulate import FixedQParams
-from qtools.qat.layer import QATLayer
+from qtools.qat.layer import QATLayer, to_quantize
 from qtools.qat.quantizers import FakeQuantize, Quantizer, WeightObserver
 
 
@@ -66,13 +66,7 @@ def prepare_qat(
     for layer in found:
         name = str(layer.node.target)
         if not isinstance(p.get_submodule(name), QATLayer):  # a shared layer comes more than once
-            of_weight = WeightObserver(recipe.weights, recipe.weight_range)
-            of_weight(layer.module.weight)  # with BatchNorm folded in, as prepare leaves it
-            latent, norm = layer.module, None
-            if name in p.meta["folded"]:
-                latent = copy.deepcopy(m.get_submodule(name))
-                norm = copy.deepcopy(m.get_submodule(p.meta["folded"][name]))
-            p.set_submodule(name, QATLayer(latent, norm, quantizer(of_weight)))  # type: ignore[arg-type]
+            p.set_submodule(name, _in_training(m, p, layer, recipe, quantizer))
         with p.graph.inserting_before(layer.node):
             x_quantizer = p.graph.get_attr(observer_before(p, layer.node))
         layer.node.args = (layer.node.all_input_nodes[0], x_quantizer)
@@ -80,6 +74,26 @@ def prepare_qat(
     p.recompile()
     p.requires_grad_()
     return p.eval()
+
+
+def _in_training(
+    m: nn.Module,
+    p: fx.GraphModule,
+    layer: Layer,
+    recipe: Recipe,
+    quantizer: Callable[[nn.Module], Quantizer],
+) -> QATLayer:
+    """Return a layer of m as it was before `ptq.prepare` folded BatchNorm into it."""
+    name, latent, norm = str(layer.node.target), layer.module, None
+    if name in p.meta["folded"]:
+        latent = copy.deepcopy(m.get_submodule(name))
+        norm = copy.deepcopy(m.get_submodule(p.meta["folded"][name]))
+    assert isinstance(latent, (nn.Conv2d, nn.Linear))
+    assert norm is None or isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
+    observer = WeightObserver(recipe.weights, recipe.weight_range)
+    per_channel = recipe.weights.granularity == "channel"
+    observer(to_quantize(latent.weight, norm, per_channel))
+    return QATLayer(latent, norm, quantizer(observer))
 
 
 def freeze_batch_norm(p: fx.GraphModule) -> None:
@@ -124,12 +138,11 @@ def fold(p: fx.GraphModule) -> fx.GraphModule:
     result.recompile()
     for name, module in list(result.named_modules()):
         if isinstance(module, QATLayer):
-            weight, bias = module.folded()
-            module.weight_quantizer(weight)
+            weight, bias, qp = module.folded()
             plain = copy.deepcopy(module.layer)
             plain.weight = nn.Parameter(weight)
             plain.bias = None if bias is None else nn.Parameter(bias)
-            plain.weight_quantizer = FixedQParams(module.weight_quantizer.qparams())
+            plain.weight_quantizer = FixedQParams(qp)
             result.set_submodule(name, plain)
         elif isinstance(module, Quantizer) and name.startswith("observer_"):
             setattr(result, name, FixedQParams(module.qparams()))
