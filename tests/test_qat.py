@@ -253,7 +253,9 @@ def test_training_recovers_what_two_bits_lost(make):
     labels = (x @ torch.randn(32, 4)).argmax(1)
     for network in (m, p := None):
         if network is None:
-            p = qat.prepare_qat(m, [x], recipe(2, 2, weight_range="minmax"), make)
+            coarse = QuantSpec(3, signed=False)
+            settings = recipe(2, 3, weight_range="minmax", ends=coarse)
+            p = qat.prepare_qat(m, [x], settings, make)
             with torch.no_grad():
                 before = float((p(x).argmax(1) == labels).float().mean())
             network = p.train()
