@@ -1,0 +1,197 @@
+"""SmallCNN trained with its quantization, at few bits: accuracy in integers over seeds.
+
+    python -m benchmarks.qat_cnn [--write]
+
+Each run starts from the trained float network, calibrates on 512 training images, trains with
+`qat.prepare_qat`, converts, and measures the *integer* network on the 10,000 test images; before
+training, that is post-training quantization with least-squares ranges. The seed draws the
+calibration images and the order and augmentation of the training images. The row "float" trains
+the float network on for as long: what more training alone gives.
+
+Without ``--write`` one seed. With it five, which took about an hour of one core; finished runs are
+kept beside the record (``*.checkpoint``) until it is complete, and an interrupted command goes on
+from the last finished epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from qtools import QuantSpec, ptq, qat
+from qtools.data import fashion_mnist, normalise
+from qtools.files import write_atomic
+from qtools.metrics import accuracy
+from qtools.models import SmallCNN
+from qtools.observers import HistogramObserver, MovingAverageObserver
+from qtools.recipes import HELD_OUT
+from qtools.results import code_state, write_record
+from qtools.training import Split, TrainConfig, fit
+
+RESULT = Path(__file__).parent.parent / "results" / "qat_smallcnn.json"
+SEEDS, EPOCHS, CALIBRATION = 5, 4, 512
+#: Learning rates were chosen on held-out training images, for each method one.
+RATES = {"LearnedStep": 2e-3, "FakeQuantize": 1e-3, "float": 1e-3}
+
+
+class Setting(NamedTuple):
+    """A row: bits of weights and activations (32: float), and how they are trained."""
+
+    weights: int
+    activations: int
+    method: str
+
+
+SETTINGS = (
+    Setting(4, 4, "LearnedStep"),
+    Setting(2, 4, "LearnedStep"),
+    Setting(3, 3, "LearnedStep"),
+    Setting(2, 2, "LearnedStep"),
+    Setting(4, 4, "FakeQuantize"),
+    Setting(2, 4, "FakeQuantize"),
+    Setting(32, 32, "float"),
+)
+
+
+class Images(NamedTuple):
+    """Fashion-MNIST as the runs use it: 55,000 to train on, 5,000 held out, 10,000 to report."""
+
+    train: Split
+    held_out: Split
+    test: Tensor
+    labels: Tensor
+
+    @classmethod
+    def load(cls) -> Images:
+        """Fetch and split them."""
+        data = fashion_mnist()
+        return cls(
+            Split(data.train_images[:-HELD_OUT], data.train_labels[:-HELD_OUT]),
+            Split(data.train_images[-HELD_OUT:], data.train_labels[-HELD_OUT:]),
+            normalise(data.test_images),
+            data.test_labels,
+        )
+
+
+def prepared(setting: Setting, calibration: Tensor) -> nn.Module:
+    """The network that a run trains."""
+    if setting.method == "float":
+        return SmallCNN.pretrained()
+    learned = setting.method == "LearnedStep"
+    recipe = ptq.Recipe(
+        QuantSpec(setting.weights, symmetric=True, granularity="channel"),
+        QuantSpec(setting.activations, signed=False),
+        HistogramObserver if learned else MovingAverageObserver,
+        weight_range="mse" if learned else "minmax",
+    )
+    quantizer = qat.LearnedStep if learned else qat.FakeQuantize
+    return qat.prepare_qat(SmallCNN.pretrained(), calibration.split(64), recipe, quantizer)
+
+
+def run(setting: Setting, seed: int, images: Images, checkpoint: Path) -> dict[str, Any]:
+    """Train once; return accuracies in percent and the seconds it took."""
+    start = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
+    pick = torch.randperm(len(images.train.images), generator=generator)[:CALIBRATION]
+    p = prepared(setting, normalise(images.train.images[pick]))
+    before = _test_accuracy(p, images)
+    config = TrainConfig(epochs=EPOCHS, lr=RATES[setting.method], seed=seed)
+    history = fit(p, images.train, images.held_out, config, checkpoint)
+    checkpoint.unlink()
+    return {
+        **setting._asdict(),
+        "seed": seed,
+        "before": before,
+        "accuracy": _test_accuracy(p, images),
+        "held_out": round(100 * history[-1]["held_out_accuracy"], 2),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def _test_accuracy(p: nn.Module, images: Images) -> float:
+    """Percent of the test images that the network gets right, in integers where it has them."""
+    network = qat.convert(p) if isinstance(p, torch.fx.GraphModule) else p.eval()
+    return round(100 * accuracy(network, images.test, images.labels).value, 2)
+
+
+def runs(seeds: int, kept: Path) -> Iterator[dict[str, Any]]:
+    """All runs, seed by seed; those in the file ``kept`` are not done again."""
+    done = json.loads(kept.read_text()) if kept.exists() else []
+    images = Images.load()
+    for seed in range(seeds):
+        for setting in SETTINGS:
+            found = [r for r in done if (r["seed"], *_setting(r)) == (seed, *setting)]
+            if not found:
+                found = [run(setting, seed, images, kept.with_suffix(".run.checkpoint"))]
+                done += found
+                write_atomic(kept, json.dumps(done).encode())
+            yield found[0]
+
+
+def _setting(row: dict[str, Any]) -> Setting:
+    return Setting(row["weights"], row["activations"], row["method"])
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the seeds, in percent, for each setting."""
+    table = []
+    for setting in SETTINGS:
+        of = [r for r in rows if _setting(r) == setting]
+        after, before = ([r[key] for r in of] for key in ("accuracy", "before"))
+        table.append({
+            **setting._asdict(),
+            "seeds": len(of),
+            "before": round(statistics.mean(before), 3),
+            "accuracy": round(statistics.mean(after), 3),
+            "deviation": round(statistics.stdev(after), 3) if len(after) > 1 else 0.0,
+        })  # fmt: skip
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
+    write = parser.parse_args().write
+    torch.set_num_threads(1)
+    code, kept = code_state(), RESULT.with_suffix(".checkpoint")
+    rows = []
+    print(
+        f"{'weights':>7} {'activations':>11}  {'method':12} {'seed':>4} {'before':>7} {'after':>7}"
+    )
+    for row in runs(SEEDS if write else 1, kept):
+        rows.append(row)
+        print(f"{row['weights']:>7} {row['activations']:>11}  {row['method']:12} {row['seed']:>4}"
+              f" {row['before']:>7.2f} {row['accuracy']:>7.2f}", flush=True)  # fmt: skip
+    table = summary(rows)
+    for line in table:
+        print(line)
+    if write:
+        write_record(
+            RESULT,
+            value=table[0]["accuracy"],
+            unit="percent of test images, integer network, W4A4, mean",
+            command="python -m benchmarks.qat_cnn --write",
+            seconds=round(sum(r["seconds"] for r in rows), 1),
+            code=code,
+            model="SmallCNN",
+            simulated=False,
+            float_accuracy=_test_accuracy(SmallCNN.pretrained(), Images.load()),
+            epochs=EPOCHS,
+            calibration_images=CALIBRATION,
+            learning_rates=RATES,
+            summary=table,
+            runs=rows,
+        )
+        kept.unlink()
+
+
+if __name__ == "__main__":
+    main()
