@@ -2,7 +2,7 @@
 
 The pages are those of ``_toc.yml``: a new chapter is tested without a change here. ``make test``
 builds the book first; the variable BOOK_HTML points the tests to a book built elsewhere. Each page
-is read once (pages.py) and its faults are shared among the tests. That each family of faults is
+is read once (pages.py) and its faults are shared among its tests. That each family of faults is
 found when it is there, test_page_faults.py shows.
 """
 
@@ -125,13 +125,6 @@ def test_the_pages_are_those_of_the_table_of_contents(book: Path) -> None:
     assert built == {f"{name}.html" for name in PAGES} | GENERATED
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@by_name([*PAGES, "search"])
-def test_page(name: str, family: str, reading: Callable[[str], Reading]) -> None:
-    faults = reading(name).faults[family]
-    assert not faults, "\n".join(faults)
-
-
 class Ids(HTMLParser):
     """Collects what links can lead to."""
 
@@ -167,48 +160,63 @@ def dead_links(facts: dict[str, Any], book: Path) -> list[str]:
     return dead
 
 
-@by_name([*PAGES, "search"])
-def test_links_lead_somewhere(name: str, reading: Callable[[str], Reading], book: Path) -> None:
-    facts = reading(name).facts
-    assert len(facts["links"]) > len(PAGES)
-    assert dead_links(facts, book) == []
+class EachPage:
+    """The tests of one page. Classes are what two workers share among them."""
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_page(self, name: str, family: str, reading: Callable[[str], Reading]) -> None:
+        faults = reading(name).faults[family]
+        assert not faults, "\n".join(faults)
+
+    def test_links_lead_somewhere(
+        self, name: str, reading: Callable[[str], Reading], book: Path
+    ) -> None:
+        facts = reading(name).facts
+        assert len(facts["links"]) > len(PAGES)
+        assert dead_links(facts, book) == []
+
+    def test_buttons_lead_to_this_repository(
+        self, name: str, reading: Callable[[str], Reading], book: Path
+    ) -> None:
+        """Colab opens the notebook of the page; a page without a notebook has no such button."""
+        facts = reading(name).facts
+        links = {link["href"] for link in facts["links"]}
+        config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+        repository, branch = address(), config["repository"]["branch"]
+        colab = repository.replace("https://github.com", "https://colab.research.google.com/github")
+        notebook = re.compile(rf"colab\..*/{Path(name).name}\.ipynb$")
+        buttons = {link for link in links if notebook.search(link)}
+        if name in CHAPTERS:
+            assert buttons == {f"{colab}/blob/{branch}/{name}.ipynb"}
+            assert (book / f"_sources/{name}.ipynb").is_file()
+        else:
+            assert not buttons
+        assert repository in links
+        for link in links:
+            if "/blob/" in link and (repository.split("/")[-1] in link):
+                assert link.startswith((f"{repository}/blob/{branch}/", f"{colab}/blob/{branch}/"))
+        assert not [image for image in facts["images"] if "badge" in image["html"]]
+
+    def test_a_chapter_has_what_the_tests_look_for(
+        self, name: str, reading: Callable[[str], Reading]
+    ) -> None:
+        """Without these the tests above would pass on nothing; elsewhere nothing moves."""
+        facts = reading(name).facts
+        assert (facts["explorables"] >= 1) == (name in CHAPTERS)
+        if name in CHAPTERS:
+            assert facts["statements"]
+            assert any(formula["tags"] for formula in facts["formulas"])
+            assert [text for text in facts["captions"] if text["text"].startswith("Figure")]
 
 
-@by_name(PAGES)
-def test_buttons_lead_to_this_repository(
-    name: str, reading: Callable[[str], Reading], book: Path
-) -> None:
-    """Colab opens the notebook of the page; a page without a notebook has no such button."""
-    facts = reading(name).facts
-    links = {link["href"] for link in facts["links"]}
-    branch = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"][
-        "branch"
-    ]
-    repository = address()
-    colab = repository.replace("https://github.com", "https://colab.research.google.com/github")
-    buttons = {link for link in links if re.search(rf"colab\..*/{Path(name).name}\.ipynb$", link)}
-    if name in CHAPTERS:
-        assert buttons == {f"{colab}/blob/{branch}/{name}.ipynb"}
-        assert (book / f"_sources/{name}.ipynb").is_file()
-    else:
-        assert not buttons
-    assert repository in links
-    for link in links:
-        if "/blob/" in link and (repository.split("/")[-1] in link):
-            assert link.startswith((f"{repository}/blob/{branch}/", f"{colab}/blob/{branch}/"))
-    assert not [image for image in facts["images"] if "badge" in image["html"]]
+@by_name([*PAGES, "search"][::2])
+class TestEvenPages(EachPage):
+    """The first of every two pages."""
 
 
-@by_name(CHAPTERS)
-def test_a_chapter_has_what_the_tests_look_for(
-    name: str, reading: Callable[[str], Reading]
-) -> None:
-    """Without these the tests above would pass on nothing."""
-    facts = reading(name).facts
-    assert facts["explorables"] >= 1
-    assert facts["statements"]
-    assert any(formula["tags"] for formula in facts["formulas"])
-    assert [caption for caption in facts["captions"] if caption["text"].startswith("Figure")]
+@by_name([*PAGES, "search"][1::2])
+class TestOddPages(EachPage):
+    """The second of every two pages."""
 
 
 def test_the_front_door_leads_to_the_home_page(open_page: OpenPage, book: Path) -> None:
