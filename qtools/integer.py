@@ -1,8 +1,9 @@
 """Networks in integers: products of codes, and the way from accumulators back to codes.
 
 Everything here is integer arithmetic, as in Jacob et al. 2018, section 2: int8 or uint8 codes,
-int32 accumulators, and a fixed-point multiplier where a real factor is needed. No function reads
-a real number at run time; scales are turned into integers beforehand.
+int32 accumulators, and a fixed-point multiplier where a real factor is needed. Scales are turned
+into integers beforehand; where processors multiply faster in floating point and the result is
+provably the same integer, they do.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qtools.affine import QParams, QuantSpec
-from qtools.fixed_point import FixedPointMultiplier, multiply, shift_right
+from qtools.fixed_point import FixedPointMultiplier, shift_right
 from qtools.int8_matmul import int8_matmul
+from qtools.requantizer import Clamp, Requantizer
 
 Activation = Literal["none", "relu", "relu6"]
 INT32_MAX = 2**31 - 1
+_CLAMPS = {"none": Clamp(), "relu": Clamp(0.0), "relu6": Clamp(0.0, 6.0)}
 
 
 def requantize(
@@ -47,21 +50,15 @@ def requantize(
     Tensor
         Codes of ``out.spec.dtype``, in the shape of ``acc``.
     """
-    low, high = clamp_range(out, activation)
-    return (multiply(acc, multiplier) + out.zero_point).clamp(low, high).to(out.spec.dtype)
+    _check_activation(out, activation)
+    bound = max(map(abs, torch.stack(acc.aminmax()).tolist())) if acc.numel() else 0
+    return Requantizer(multiplier, torch.tensor(bound), out, _CLAMPS[activation])(acc)
 
 
 def clamp_range(out: QParams, activation: Activation) -> tuple[int, int]:
     """Return the lowest and highest code an output may have after its activation."""
-    _check_per_tensor("out", out)
-    low, high, z = out.spec.qmin, out.spec.qmax, int(out.zero_point)
-    if activation not in ("none", "relu", "relu6"):
-        raise ValueError(f'activation must be "none", "relu" or "relu6", got {activation!r}')
-    if activation != "none":
-        low = max(low, z)
-    if activation == "relu6":
-        high = min(high, z + round(6 / float(out.scale)))
-    return low, high
+    _check_activation(out, activation)
+    return _CLAMPS[activation].codes(out)
 
 
 def accumulate(x: Tensor, w: Tensor, x_qp: QParams, w_qp: QParams) -> Tensor:
@@ -320,6 +317,12 @@ def _largest_step(qp: QParams) -> int:
     """Largest ``|q - z|`` that the codes allow."""
     spec: QuantSpec = qp.spec
     return int(torch.maximum(spec.qmax - qp.zero_point, qp.zero_point - spec.qmin).max())
+
+
+def _check_activation(out: QParams, activation: Activation) -> None:
+    _check_per_tensor("out", out)
+    if activation not in _CLAMPS:
+        raise ValueError(f'activation must be "none", "relu" or "relu6", got {activation!r}')
 
 
 def _check_per_tensor(name: str, qp: QParams) -> None:

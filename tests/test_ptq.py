@@ -15,7 +15,7 @@ from torch import nn
 from qtools import QParams, QuantSpec, ptq
 from qtools.data import fashion_mnist, normalise
 from qtools.error import sqnr
-from qtools.fixed_point import FixedPointMultiplier
+from qtools.fixed_point import FixedPointMultiplier, multiply
 from qtools.int8_matmul import is_int_mm_exact
 from qtools.integer import (
     integer_add,
@@ -28,7 +28,8 @@ from qtools.metrics import accuracy
 from qtools.models import SmallCNN
 from qtools.observers import MinMaxObserver, MovingAverageObserver
 from qtools.ptq import modules
-from qtools.ptq.arithmetic import Clamp, Requantizer, Window, max_pool
+from qtools.ptq.arithmetic import Window, max_pool
+from qtools.requantizer import Clamp, Requantizer
 from tests.ptq_networks import NETWORKS, DenseNet, EfficientNet, ResNet, images, trained_like
 
 seeds = st.integers(0, 2**32 - 1)
@@ -200,18 +201,33 @@ def test_float64_requantization_is_the_int64_one(data, seed, exponent, bits):
     factor = (
         2.0 ** round(exponent) * data.draw(st.sampled_from([1, 3, 5])) if simple else 2.0**exponent
     )
-    m = torch.tensor(factor, dtype=torch.float64)
-    fast = Requantizer(m, torch.tensor(bound), out, Clamp())
-    assert torch.equal(fast(acc), requantize(acc, FixedPointMultiplier.from_real(m), out))
+    m = FixedPointMultiplier.from_real(torch.tensor(factor, dtype=torch.float64))
+    expected = multiply(acc, m) + out.zero_point
+    expected = expected.clamp(out.spec.qmin, out.spec.qmax).to(out.spec.dtype)
+    assert torch.equal(Requantizer(m, torch.tensor(bound), out, Clamp())(acc), expected)
+    assert torch.equal(requantize(acc, m, out), expected)
+    lines = FixedPointMultiplier(m.mantissa.expand(2, 1), m.shift.expand(2, 1))
+    assert torch.equal(requantize(acc.view(2, -1), lines, out), expected.view(2, -1))
 
 
 def test_float64_is_used_where_it_may_be_and_only_there():
     out = QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), QuantSpec())
-    million, half = torch.tensor(10**6), torch.tensor(0.5, dtype=torch.float64)
-    assert Requantizer(torch.tensor(0.00123456789).double(), million, out, Clamp()).fast
-    assert not Requantizer(half, million, out, Clamp()).fast  # 1 · 0.5 is halfway
-    tiny = torch.tensor(1e-6).double() / 3
-    assert not Requantizer(tiny, torch.tensor(2**30), out, Clamp()).fast
+
+    def is_fast(factor: float, bound: int) -> bool:
+        m = FixedPointMultiplier.from_real(torch.tensor(factor, dtype=torch.float64))
+        return Requantizer(m, torch.tensor(bound), out, Clamp()).fast
+
+    assert is_fast(0.00123456789, 10**6)
+    assert not is_fast(0.5, 10**6)  # 1 · 0.5 is halfway
+    assert not is_fast(1e-6 / 3, 2**30)
+
+
+def test_the_smallest_accumulator_and_none():
+    out = QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), QuantSpec())
+    m = FixedPointMultiplier.from_real(torch.tensor(2.0**-25, dtype=torch.float64))
+    acc = torch.tensor([-(2**31), -(2**31) + 2**24, 2**31 - 1], dtype=torch.int32)
+    assert requantize(acc, m, out).tolist() == [-64, -64, 64]
+    assert requantize(acc[:0], m, out).shape == (0,)
 
 
 # --- Networks ------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from collections import Counter
 import torch
 from torch import Tensor, fx, nn
 
-from qtools.ptq.arithmetic import Clamp
 from qtools.ptq.fold import fold_batch_norm
 from qtools.ptq.graph import StaysFloat, operation, role
+from qtools.requantizer import Clamp
 
 _COMMUTES = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, torch.flatten, "flatten")
 

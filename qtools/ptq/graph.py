@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from qtools.ptq.arithmetic import Clamp, Window
+from qtools.ptq.arithmetic import Window
+from qtools.requantizer import Clamp
 
 Kind = Literal["linear", "conv", "add", "avg", "cat", "max", "clamp", "same"]
 #: Operations whose output is on a grid of its own: it needs an observer.

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from qtools.affine import quantize
 from qtools.fixed_point import FixedPointMultiplier
 from qtools.int8_matmul import int8_matmul
-from qtools.integer import INT32_MAX, check_accumulator
+from qtools.integer import INT32_MAX, check_accumulator, output_multiplier
 from qtools.ptq.arithmetic import (
-    Clamp,
-    Requantizer,
     Window,
     as_int8,
     conv_in_float,
@@ -26,6 +24,7 @@ from qtools.ptq.arithmetic import (
     weight_bounds,
     window_rows,
 )
+from qtools.requantizer import Clamp, Requantizer
 from qtools.spec import QParams, QuantSpec
 
 _PIECE = 1 << 15
@@ -121,10 +120,10 @@ class _Weighted(IntegerModule):
         self.bound = int(bounds.max())
         if self.bound > INT32_MAX:
             raise ValueError(f"sums of {k} products and a bias must fit into int32")
-        factor = x.scale.double() * w.scale.double() / out.scale.double()
-        if factor.ndim == 0:
+        multiplier = output_multiplier(x, w, out)
+        if multiplier.shift.ndim == 0:
             bounds = bounds.max()
-        self.requantizer = Requantizer(factor, bounds, out, self.clamp)
+        self.requantizer = Requantizer(multiplier, bounds, out, self.clamp)
         self._rows = as_int8(self._channels_last()).flatten(1).contiguous()
         z_w = w.zero_point - (128 if self.weight.dtype == torch.uint8 else 0)
         self._z_w = z_w if bool(z_w.any()) else None
@@ -266,8 +265,8 @@ class IntegerAvgPool2d(IntegerModule):
     def _requantizer(self, area: int) -> Requantizer:
         if area not in self._requantizers:
             x, out = self.qp("input"), self.qp("output")
-            factor = x.scale.double() / (out.scale.double() * area)
-            self._requantizers[area] = Requantizer(factor, torch.tensor(255 * area), out, Clamp())
+            m = FixedPointMultiplier.from_real(x.scale.double() / (out.scale.double() * area))
+            self._requantizers[area] = Requantizer(m, torch.tensor(255 * area), out, Clamp())
         return self._requantizers[area]
 
 
@@ -281,12 +280,13 @@ class IntegerCat(IntegerModule):
         self.refresh()
 
     def refresh(self) -> None:  # noqa: D102
-        out = self.qp("output")
+        inputs, out = [self.qp(f"input_{i}") for i in range(self.count)], self.qp("output")
+        factors = [qp.scale.double() / out.scale.double() for qp in inputs]
         self._requantizers = [
-            Requantizer(qp.scale.double() / out.scale.double(), torch.tensor(255), out, Clamp())
-            for qp in (self.qp(f"input_{i}") for i in range(self.count))
+            Requantizer(FixedPointMultiplier.from_real(f), torch.tensor(255), out, Clamp())
+            for f in factors
         ]
-        self._zeros = [int(self.qp(f"input_{i}").zero_point) for i in range(self.count)]
+        self._zeros = [int(qp.zero_point) for qp in inputs]
 
     def forward(self, xs: list[Tensor]) -> Tensor:  # noqa: D102
         parts = zip(xs, self._requantizers, self._zeros, strict=True)
