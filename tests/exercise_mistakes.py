@@ -550,4 +550,175 @@ MISTAKES = [
         """,
         "that is the exact sum",
     ),
+    Mistake(
+        "05-observers",
+        "average",
+        """
+        def moving_average(values, c):
+            m = 0.0
+            for v in values:
+                m += c * (v - m)
+            return m
+        """,
+        "do not start at 0",
+    ),
+    Mistake(
+        "05-observers",
+        "average",
+        """
+        def moving_average(values, c):
+            m = values[0]
+            for v in values[1:]:
+                m = c * m + (1 - c) * v
+            return m
+        """,
+        "c weighs the new value",
+    ),
+    Mistake(
+        "05-observers",
+        "average",
+        """
+        def moving_average(values, c):
+            m = values[0]
+            for v in values[1:]:
+                m += c * (v - m)
+            return m
+
+        def weights(n, c):
+            return [c * (1 - c) ** (n - k) for k in range(1, n + 1)]
+        """,
+        "the first batch is not multiplied by c",
+    ),
+    Mistake(
+        "05-observers",
+        "average",
+        """
+        def moving_average(values, c):
+            m = values[0]
+            for v in values[1:]:
+                m += c * (v - m)
+            return m
+
+        def weights(n, c):
+            return [(1 - c) ** (n - 1)] + [c * (1 - c) ** (n - k) for k in range(2, n + 1)]
+
+        def corrected(values, c):
+            m = 0.0
+            for v in values:
+                m += c * (v - m)
+            return m
+        """,
+        "not divided",
+    ),
+    Mistake(
+        "05-observers",
+        "histogram",
+        """
+        def double(counts, start):
+            return [sum(counts[i : i + 2]) for i in range(0, len(counts), 2)], start // 2
+        """,
+        "start is odd",
+    ),
+    Mistake(
+        "05-observers",
+        "histogram",
+        """
+        def double(counts, start):
+            numbers = [int((start + i) / 2) for i in range(len(counts))]
+            merged = [0] * (numbers[-1] - numbers[0] + 1)
+            for k, c in zip(numbers, counts):
+                merged[k - numbers[0]] += c
+            return merged, numbers[0]
+        """,
+        "Round down, not towards 0",
+    ),
+    Mistake(
+        "05-observers",
+        "histogram",
+        """
+        def double(counts, start):
+            first, last = start // 2, (start + len(counts) - 1) // 2
+            merged = [0] * (last - first + 1)
+            for i, c in enumerate(counts):
+                merged[(start + i) // 2 - first] += c
+            return merged, first
+
+        def percentile_bin(counts, start, w, p):
+            index, seen = p / 100 * sum(counts), 0
+            for i, c in enumerate(counts):
+                seen += c
+                if seen > index:
+                    return (start + i) * w, (start + i + 1) * w
+        """,
+        "the second value, and two lie in the first bin",
+    ),
+    Mistake(
+        "05-observers",
+        "mse",
+        """
+        def mean_squared_error(x, s, a, b):
+            earned = sum((x - s * (j + 0.5)).sum() for j in range(b))
+            earned += sum((-x - s * (j + 0.5)).sum() for j in range(a))
+            return ((x.square().sum() - 2 * s * earned) / len(x)).item()
+        """,
+        "A level that is too high earns 0",
+    ),
+    Mistake(
+        "05-observers",
+        "mse",
+        """
+        def mean_squared_error(x, s, a, b):
+            earned = sum(torch.clamp(x - s * j, min=0).sum() for j in range(b))
+            earned += sum(torch.clamp(-x - s * j, min=0).sum() for j in range(a))
+            return ((x.square().sum() - 2 * s * earned) / len(x)).item()
+        """,
+        "x = 3, 1 levels above",
+    ),
+    Mistake(
+        "05-observers",
+        "mse",
+        """
+        def mean_squared_error(x, s, a, b):
+            K = lambda side, j: torch.clamp(side - s * (j + 0.5), min=0).sum()
+            earned = sum(K(x, j) for j in range(b)) + sum(K(-x, j) for j in range(a))
+            return ((x.square().sum() - 2 * s * earned) / len(x)).item()
+
+        def best_split(x, s, n):
+            return min(range(n + 1), key=lambda a: mean_squared_error(x, s, a, n - a))
+        """,
+        "that is a: the number of levels above 0",
+    ),
+    Mistake(
+        "05-observers",
+        "entropy",
+        """
+        def divergence(counts, W, L):
+            inside = list(counts[:W])
+            inside[-1] += sum(counts[W:])
+            cost, N = 0.0, sum(counts)
+            for k in range(W):
+                run = [inside[b] for b in range(W) if b * L // W == k * L // W]
+                if inside[k]:
+                    q = sum(run) / sum(c > 0 for c in run)
+                    cost += inside[k] / N * math.log(inside[k] / q)
+            return cost
+        """,
+        "Q must not know of them",
+    ),
+    Mistake(
+        "05-observers",
+        "entropy",
+        """
+        def divergence(counts, W, L):
+            N, n, cost = sum(counts), sum(counts[:W]), 0.0
+            for k in range(W):
+                run = [counts[b] for b in range(W) if b * L // W == k * L // W]
+                p = (counts[k] + (N - n if k == W - 1 else 0)) / N
+                q = sum(run) / len(run) / n
+                if p > 0:
+                    cost += p * math.log(p / q) if q > 0 else math.inf
+            return cost
+        """,
+        "an empty bin gets nothing",
+    ),
 ]
