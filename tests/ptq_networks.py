@@ -128,7 +128,71 @@ class DenseNet(nn.Module):
         return self.fc(x.reshape(x.shape[0], -1))
 
 
-NETWORKS = (ResNet, MobileNetV2, EfficientNet, DenseNet)
+class ShuffleNet(nn.Module):
+    """Channels split in two, joined and shuffled by view and transpose; all on codes."""
+
+    class Unit(nn.Module):
+        def __init__(self, c: int, stride: int) -> None:
+            super().__init__()
+            self.stride, inner = stride, c // 2 if stride == 1 else c
+            self.right = nn.Sequential(
+                nn.Conv2d(inner, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU(True),
+                nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
+                nn.BatchNorm2d(inner), nn.Conv2d(inner, inner, 1), nn.ReLU(True),
+            )  # fmt: skip
+            self.left = nn.Conv2d(c, c, 3, stride, 1, groups=c) if stride > 1 else nn.Sequential()
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = x.chunk(2, dim=1) if self.stride == 1 else (x, x)
+            y = torch.cat((self.left(left), self.right(right)), dim=1)
+            n, c, h, w = y.size()
+            y = torch.transpose(y.view(n, 2, c // 2, h, w), 1, 2).contiguous()
+            return y.view(n, c, h, w)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16)
+        self.units = nn.Sequential(self.Unit(16, 2), self.Unit(32, 1), self.Unit(32, 1))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu_(self.bn(self.stem(x)))
+        return self.head(self.units(x).mean([2, 3]))
+
+
+class ConvNeXt(nn.Module):
+    """LayerNorm, GELU and layer scale stay in float between integer layers, channels last."""
+
+    class Block(nn.Module):
+        def __init__(self, c: int) -> None:
+            super().__init__()
+            self.dw = nn.Conv2d(c, c, 7, padding=3, groups=c)
+            self.norm, self.act = nn.LayerNorm(c), nn.GELU()
+            self.up, self.down = nn.Linear(c, 4 * c), nn.Linear(4 * c, c)
+            self.gamma = nn.Parameter(torch.full((c,), 0.5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.dw(x).permute(0, 2, 3, 1))
+            y = self.gamma * self.down(self.act(self.up(y)))
+            x += y.permute(0, 3, 1, 2)
+            return x
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 4, 4)
+        self.blocks = nn.Sequential(self.Block(16), self.Block(16))
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.blocks(self.stem(x)).mean([-2, -1])))
+
+
+NETWORKS = (ResNet, MobileNetV2, EfficientNet, DenseNet, ShuffleNet, ConvNeXt)
+#: What each has that has no integer form.
+FLOAT = {
+    EfficientNet: {"silu", "SiLU", "sigmoid", "mul", "AdaptiveAvgPool2d"},
+    ConvNeXt: {"LayerNorm", "GELU", "mul", "permute"},
+}
 
 
 def trained_like(network: type[nn.Module], seed: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Static and dynamic quantization: folding, the integer modules, whole networks, the flow."""
+"""Static quantization of whole networks: the flow, what stays in float, the neighbours."""
 
 from __future__ import annotations
 
@@ -8,229 +8,17 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
-from qtools import QParams, QuantSpec, ptq
+from qtools import QuantSpec, ptq
 from qtools.data import fashion_mnist, normalise
 from qtools.error import sqnr
-from qtools.fixed_point import FixedPointMultiplier, multiply
 from qtools.int8_matmul import is_int_mm_exact
-from qtools.integer import (
-    integer_add,
-    integer_avg_pool2d,
-    integer_conv2d,
-    integer_linear,
-    requantize,
-)
 from qtools.metrics import accuracy
 from qtools.models import SmallCNN
 from qtools.observers import MinMaxObserver, MovingAverageObserver
 from qtools.ptq import modules
-from qtools.ptq.arithmetic import Window, max_pool
-from qtools.requantizer import Clamp, Requantizer
-from tests.ptq_networks import NETWORKS, DenseNet, EfficientNet, ResNet, images, trained_like
-
-seeds = st.integers(0, 2**32 - 1)
-RELU = {"none": Clamp(), "relu": Clamp(0.0), "relu6": Clamp(0.0, 6.0)}
-
-
-def qp(draw, symmetric: bool = False, channels: int | None = None, scale: float = 1.0) -> QParams:
-    signed = draw(st.booleans())
-    spec = QuantSpec(signed=signed, symmetric=symmetric,
-                     granularity="tensor" if channels is None else "channel")  # fmt: skip
-    shape = () if channels is None else (channels,)
-    generator = torch.Generator().manual_seed(draw(seeds))
-    z = torch.randint(spec.qmin, spec.qmax + 1, shape, generator=generator)
-    z = torch.full_like(z, 0 if signed else 128) if symmetric else z
-    s = (torch.rand(shape, generator=generator) * 0.1 + 1e-3) * scale
-    return QParams(s, z.to(torch.int32), spec)
-
-
-def codes(shape, q: QParams, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    low, high = q.spec.qmin, q.spec.qmax
-    return torch.randint(low, high + 1, shape, generator=generator).to(q.spec.dtype)
-
-
-# --- Folding -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("network", [*NETWORKS, SmallCNN])
-def test_folding_computes_the_same_function(network):
-    m = (trained_like(network, 0) if network in NETWORKS else SmallCNN.pretrained()).double()
-    x = torch.randn(4, 1, 28, 28).double() if network is SmallCNN else images(4).double()
-    folded = ptq.fold_batch_norm(m).requires_grad_(False)
-    y = m(x).detach()
-    assert float((folded(x) - y).abs().max()) <= 1e-12 * max(1.0, float(y.abs().max()))
-    norms = [n for n in folded.modules() if isinstance(n, nn.BatchNorm2d)]
-    assert len(norms) == (network is DenseNet)  # the one that precedes its convolution
-
-
-def test_folding_a_linear_layer_and_one_without_affine_parameters():
-    torch.manual_seed(0)
-    m = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7, affine=False), nn.Linear(7, 3, bias=False),
-                      nn.BatchNorm1d(3)).double()  # fmt: skip
-    for _ in range(5):
-        m(torch.randn(20, 5).double() * 3 + 1)
-    x = torch.randn(9, 5).double()
-    before = copy.deepcopy(m.state_dict())
-    folded = ptq.fold_batch_norm(m)
-    assert float((folded(x) - m.eval()(x)).abs().max()) <= 1e-12
-    assert not any(isinstance(n, nn.BatchNorm1d) for n in folded.modules())
-    assert all(torch.equal(t, before[name]) for name, t in m.state_dict().items())
-
-
-def test_what_must_not_be_folded_is_not():
-    """A convolution used twice, and one whose output is also used before its BatchNorm."""
-
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-            self.other, self.bn2 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-
-        def forward(self, x):
-            x = self.conv(self.bn(self.conv(x)))
-            y = self.other(x)
-            return self.bn2(y) + y
-
-    torch.manual_seed(0)
-    m = Twice().double()
-    for _ in range(3):
-        m(torch.randn(8, 3, 4, 4).double() * 2 + 1)
-    x = torch.randn(2, 3, 4, 4).double()
-    folded = ptq.fold_batch_norm(m)
-    assert sum(isinstance(n, nn.BatchNorm2d) for n in folded.modules()) == 2
-    assert torch.equal(folded(x), m.eval()(x))
-
-
-# --- Integer modules against `qtools.integer`, bit for bit --------------------------------------
-
-
-@given(st.data(), seeds, st.sampled_from(list(RELU)), st.booleans())
-def test_linear_module_equals_the_reference(data, seed, activation, symmetric):
-    k, n = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 6))
-    x_qp, out = qp(data.draw), qp(data.draw, scale=30.0)
-    w_qp = qp(data.draw, symmetric, channels=n)
-    x, w = codes((2, 3, k), x_qp, seed), codes((n, k), w_qp, seed + 1)
-    bias = torch.randint(-5000, 5000, (n,), dtype=torch.int32)
-    module = modules.IntegerLinear(w, bias, x_qp, w_qp, out, RELU[activation])
-    assert torch.equal(module(x), integer_linear(x, w, bias, x_qp, w_qp, out, activation))
-
-
-@given(st.data(), seeds, st.sampled_from(list(RELU)), st.booleans())
-def test_conv_module_equals_the_reference(data, seed, activation, symmetric):
-    groups = data.draw(st.integers(1, 3))
-    per_group, out_per_group = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
-    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
-    kernel, stride, dilation = (data.draw(pair) for _ in range(3))
-    padding = data.draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
-    x_qp, out = qp(data.draw), qp(data.draw, scale=10.0)
-    w_qp = qp(data.draw, symmetric, channels=groups * out_per_group)
-    x = codes((2, groups * per_group, 7, 8), x_qp, seed)
-    w = codes((groups * out_per_group, per_group, *kernel), w_qp, seed + 1)
-    bias = torch.randint(-5000, 5000, (len(w),), dtype=torch.int32)
-    window = Window(kernel, stride, padding, dilation)
-    module = modules.IntegerConv2d(w, bias, x_qp, w_qp, out, RELU[activation], window, groups)
-    expected = integer_conv2d(x, w, bias, x_qp, w_qp, out, activation, stride=stride,
-                              padding=padding, dilation=dilation, groups=groups)  # fmt: skip
-    assert torch.equal(module(x), expected)
-    assert torch.equal(module(x.contiguous(memory_format=torch.channels_last)), expected)
-
-
-@given(st.data(), seeds)
-def test_pooled_accumulators_give_the_pooled_codes(data, seed):
-    x_qp, out = qp(data.draw), qp(data.draw, scale=10.0)
-    w_qp = qp(data.draw, True, channels=4)
-    x, w = codes((2, 3, 9, 8), x_qp, seed), codes((4, 3, 3, 3), w_qp, seed + 1)
-    window = Window((3, 3), (1, 1), (1, 1))
-    bias = torch.zeros(4, dtype=torch.int32)
-    module = modules.IntegerConv2d(w, bias, x_qp, w_qp, out, Clamp(0.0), window, 1)
-    pool = Window((2, 3), (2, 1), (1, 1))
-    expected = modules.IntegerMaxPool2d(pool)(module(x))
-    module.pool = pool
-    assert torch.equal(module(x), expected)
-
-
-@given(st.data(), seeds, st.sampled_from(list(RELU)))
-def test_add_and_average_modules_equal_the_reference(data, seed, activation):
-    x_qp, y_qp, out = (qp(data.draw) for _ in range(3))
-    x, y = codes((3, 2, 6, 7), x_qp, seed), codes((3, 2, 6, 7), y_qp, seed + 1)
-    add = modules.IntegerAdd(x_qp, y_qp, out, RELU[activation])
-    assert torch.equal(add(x, y), integer_add(x, y, x_qp, y_qp, out, activation))
-    kernel = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    average = modules.IntegerAvgPool2d(x_qp, out, Window(kernel, kernel))
-    assert torch.equal(average(x), integer_avg_pool2d(x, x_qp, out, kernel))
-
-
-@given(st.data(), seeds, st.integers(1, 4), st.integers(1, 5))
-def test_adaptive_average_is_torchs_within_half_a_step(data, seed, rows, columns):
-    x_qp = qp(data.draw)
-    spec = QuantSpec()
-    out = QParams(x_qp.scale, torch.tensor(0, dtype=torch.int32), spec)
-    x = codes((2, 3, 6, 7), x_qp, seed)
-    real = F.adaptive_avg_pool2d((x.double() - x_qp.zero_point), (rows, columns))
-    module = modules.IntegerAvgPool2d(x_qp, out, adaptive=(rows, columns))
-    ideal = real.clamp(-128, 127)
-    assert float((module(x).double() - ideal).abs().max()) <= 0.5 + 1e-6
-
-
-@given(st.data(), seeds)
-def test_max_pooling_is_torchs(data, seed):
-    kernel, stride = (data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))) for _ in range(2))
-    padding = kernel[0] // 2, kernel[1] // 2
-    dilation = data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
-    x = codes((2, 3, 8, 9), qp(data.draw), seed)
-    expected = F.max_pool2d(x.double(), kernel, stride, padding, dilation)
-    result = max_pool(x.permute(0, 2, 3, 1), Window(kernel, stride, padding, dilation))
-    assert torch.equal(result.permute(0, 3, 1, 2).double(), expected)
-
-
-@given(st.data(), seeds, st.floats(-40, 20), st.integers(1, 31))
-@settings(max_examples=300)
-def test_float64_requantization_is_the_int64_one(data, seed, exponent, bits):
-    """Any multiplier and any size of accumulator, exact halves included."""
-    out = qp(data.draw)
-    generator = torch.Generator().manual_seed(seed)
-    bound = min(2**bits, 2**31 - 1)
-    acc = torch.randint(-bound, bound + 1, (500,), generator=generator).to(torch.int32)
-    acc[:2] = torch.tensor([bound, -bound])
-    simple = data.draw(st.booleans())  # a power of two times 1, 3 or 5: halves do occur
-    factor = (
-        2.0 ** round(exponent) * data.draw(st.sampled_from([1, 3, 5])) if simple else 2.0**exponent
-    )
-    m = FixedPointMultiplier.from_real(torch.tensor(factor, dtype=torch.float64))
-    expected = multiply(acc, m) + out.zero_point
-    expected = expected.clamp(out.spec.qmin, out.spec.qmax).to(out.spec.dtype)
-    assert torch.equal(Requantizer(m, torch.tensor(bound), out, Clamp())(acc), expected)
-    assert torch.equal(requantize(acc, m, out), expected)
-    lines = FixedPointMultiplier(m.mantissa.expand(2, 1), m.shift.expand(2, 1))
-    assert torch.equal(requantize(acc.view(2, -1), lines, out), expected.view(2, -1))
-
-
-def test_float64_is_used_where_it_may_be_and_only_there():
-    out = QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), QuantSpec())
-
-    def is_fast(factor: float, bound: int) -> bool:
-        m = FixedPointMultiplier.from_real(torch.tensor(factor, dtype=torch.float64))
-        return Requantizer(m, torch.tensor(bound), out, Clamp()).fast
-
-    assert is_fast(0.00123456789, 10**6)
-    assert not is_fast(0.5, 10**6)  # 1 · 0.5 is halfway
-    assert not is_fast(1e-6 / 3, 2**30)
-
-
-def test_the_smallest_accumulator_and_none():
-    out = QParams(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), QuantSpec())
-    m = FixedPointMultiplier.from_real(torch.tensor(2.0**-25, dtype=torch.float64))
-    acc = torch.tensor([-(2**31), -(2**31) + 2**24, 2**31 - 1], dtype=torch.int32)
-    assert requantize(acc, m, out).tolist() == [-64, -64, 64]
-    assert requantize(acc[:0], m, out).shape == (0,)
-
-
-# --- Networks ------------------------------------------------------------------------------------
+from tests.ptq_networks import FLOAT, NETWORKS, DenseNet, ResNet, images, trained_like
 
 
 def quantized(m: nn.Module, recipe: ptq.Recipe | None = None, seed: int = 1):
@@ -250,15 +38,14 @@ def test_networks_convert_and_stay_close(network):
     assert sqnr(y, q(x)) > 25
     report = ptq.report(q)
     floats = {row.operation for row in report.rows if not row.integer}
-    swish = {"silu", "SiLU", "sigmoid", "mul", "AdaptiveAvgPool2d"}
-    assert floats == (swish if network is EfficientNet else set())
+    assert floats == FLOAT.get(network, set())
     for name, reason in report.stayed_float.items():
         assert reason
         assert f"float: {reason}" in str(report)
         assert name in str(report)
     quantizes = [n for n in q.modules() if isinstance(n, modules.Quantize)]
     dequantizes = [n for n in q.modules() if isinstance(n, modules.Dequantize)]
-    if network is not EfficientNet:
+    if network not in FLOAT:
         assert (len(quantizes), len(dequantizes)) == (1, 1)
     assert all(torch.equal(t, before[name]) for name, t in m.state_dict().items())
 
@@ -463,34 +250,3 @@ def test_splits_and_tuples_go_through_on_codes():
     _, q, _, x = quantized(m)
     assert sqnr(m(x), q(x)) > 30
     assert list(ptq.report(q).stayed_float) == ["cat_1"]
-
-
-# --- Dynamic -------------------------------------------------------------------------------------
-
-
-def test_dynamic_quantization():
-    data = fashion_mnist()
-    x, labels = normalise(data.test_images[:2000]), data.test_labels[:2000]
-    m = SmallCNN.pretrained()
-    q = ptq.quantize_dynamic(m)
-    assert sqnr(m(x[:200]), q(x[:200])) > 30
-    assert abs(accuracy(m, x, labels).value - accuracy(q, x, labels).value) <= 0.005
-    assert q.fc1.weight.dtype == torch.int8
-    assert type(m.fc1) is nn.Linear
-    kept = ptq.quantize_dynamic(m, ptq.Recipe(keep_float=("conv1",)))
-    assert type(kept.conv1) is nn.Conv2d
-    with pytest.raises(ValueError, match="keep_float"):
-        ptq.quantize_dynamic(m, ptq.Recipe(keep_float=("conv9",)))
-
-
-def test_dynamic_linear_equals_its_formula():
-    torch.manual_seed(0)
-    m, x = nn.Linear(30, 7), torch.randn(4, 5, 30)
-    q = ptq.quantize_dynamic(m)
-    from qtools import dequantize, fake_quantize, qparams_from_tensor
-
-    w = dequantize(q.weight, QParams(q.weight_scale, q.weight_zero_point, q.w_spec))
-    expected = F.linear(
-        fake_quantize(x, qparams_from_tensor(x, QuantSpec(signed=False))), w, m.bias
-    )
-    assert torch.allclose(q(x), expected, atol=1e-5)

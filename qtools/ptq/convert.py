@@ -12,7 +12,7 @@ from qtools.integer import quantize_bias
 from qtools.ptq import modules as integer
 from qtools.ptq.arithmetic import Window
 from qtools.ptq.flow import Observe, _check_prepared, is_observer, observer_after
-from qtools.ptq.graph import Role, is_shape, operation
+from qtools.ptq.graph import NOTHING, Role, is_shape, operation
 from qtools.ptq.recipe import Recipe
 from qtools.ptq.report import Report, Row
 from qtools.ptq.weights import weight_qparams
@@ -99,7 +99,7 @@ class _Builder:
         self.rows.append(Row(node.name, self._what(node), True))
         if found.kind == "same":
             self.grids[node] = grids[0]
-            if operation(node, self.modules) in _NOTHING or self._is_fused_clamp(node):
+            if operation(node, self.modules) in NOTHING or self._is_fused_clamp(node):
                 self.codes[node] = inputs[0]
             else:
                 source = node.all_input_nodes[0]
@@ -194,10 +194,6 @@ class _Builder:
     def _what(self, node: fx.Node) -> str:
         op = operation(node, self.modules)
         return op if isinstance(op, str) else getattr(op, "__name__", str(op))
-
-
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
-            nn.functional.dropout, nn.functional.dropout2d)  # fmt: skip
 
 
 def room_for_bias(w_qp: QParams, bias: Tensor | None, x_qp: QParams | None) -> QParams:

@@ -8,6 +8,8 @@ from collections import Counter
 import torch
 from torch import Tensor, fx, nn
 
+from qtools.ptq.inplace import Tracer, use_results
+
 _NORMS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.BatchNorm1d,
     nn.Conv2d: nn.BatchNorm2d,
@@ -30,12 +32,13 @@ def trace(m: nn.Module) -> fx.GraphModule:
     if type(m).__module__.startswith("torch.nn.") and not isinstance(m, nn.Sequential):
         m = nn.Sequential(m)  # a lone layer: fx would look inside it
     try:
-        traced = fx.symbolic_trace(m)
+        traced = fx.GraphModule(m, Tracer().trace(m), type(m).__name__)
     except Exception as error:
         raise ValueError(
             f"m must be traceable by torch.fx, {type(m).__name__} is not (control flow that"
             f" depends on data?): {error}"
         ) from error
+    use_results(traced)
     return traced
 
 

@@ -43,7 +43,8 @@ _HARDTANH = {F.hardtanh, F.hardtanh_, nn.Hardtanh}
 _MAX = {F.max_pool2d, torch.max_pool2d, nn.MaxPool2d}
 _AVG = {F.avg_pool2d, torch._C._nn.avg_pool2d, nn.AvgPool2d}
 _ADAPTIVE = {F.adaptive_avg_pool2d, nn.AdaptiveAvgPool2d}
-_SAME = {
+#: Operations that move codes, or pass them on.
+SAME = {
     nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
     nn.ChannelShuffle, nn.Unflatten, nn.PixelShuffle, torch.flatten, torch.reshape,
     torch.transpose, torch.permute,
@@ -51,6 +52,9 @@ _SAME = {
     F.pixel_shuffle, operator.getitem, "flatten", "view", "reshape", "transpose", "permute",
     "squeeze", "unsqueeze", "chunk", "split", "contiguous", "expand", "narrow",
 }  # fmt: skip
+#: Those of them that change nothing outside of training.
+NOTHING = {nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, F.dropout,
+           F.dropout2d}  # fmt: skip
 _NOT_TENSORS = {"size", "dim", "numel", "stride", "ndimension"}
 
 
@@ -119,8 +123,10 @@ def role(node: fx.Node, modules: dict[str, nn.Module]) -> Role:
             raise StaysFloat("its inputs are not listed one by one")
         dim = args.get("dim", 1, 0)
         return Role("cat", tuple(_node(t) for t in tensors), options={"dim": dim})
-    if op in _SAME:
+    if op in SAME:
         return Role("same", (_node(x),))
+    if op in (F.conv2d, torch.conv2d, F.linear):
+        raise StaysFloat("its weight is not in a module")
     raise StaysFloat("no integer form of this operation")
 
 
