@@ -80,9 +80,9 @@ class Excess:
             value += self.total * np.maximum(self.low - t, 0)
         return value
 
-    def clipped(self, t: float) -> float:
+    def clipped(self, t: np.ndarray) -> np.ndarray:
         """Lower bound on ``Σ max(x - t, 0)²``: its value at the end of the bin of t."""
-        return float(self.squares[int(t)]) if t < len(self.squares) else 0.0
+        return self.squares.take(np.minimum(t, len(self.squares) - 1).astype(np.intp))
 
 
 def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Candidates:
@@ -107,8 +107,8 @@ def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Cand
     spec : QuantSpec
         Per tensor.
     prune : bool
-        Leave out scales that cannot win. Whatever z, values more than ``n s`` from 0 are clipped,
-        and where that alone costs more than a quantizer already found, s is too small.
+        Leave out scales that cannot win: where even with the best z the values beyond the
+        outermost levels alone cost more than a quantizer already found, s is too small.
 
     Returns
     -------
@@ -123,12 +123,14 @@ def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Cand
         Excess(positive, max(low, 0.0), max(high, 0.0)),
     )
     scales, n = _scales(h, spec), spec.qmax - spec.qmin
+    above = _levels_above(spec)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     least, start, rows = math.inf, 0, max(1, min(_ROWS, _BLOCK // n))
     while start < len(scales):
         # That of the scale at hand bounds all smaller ones; its sum may be off by a rounding.
-        clipped = sum(side.clipped(scales[start] * n) for side in sides)
-        if prune and clipped > least * (1 + 1e-9):
+        s = scales[start]
+        clipped = sides[0].clipped(s * (n - above)) + sides[1].clipped(s * above)
+        if prune and clipped.min() > least * (1 + 1e-9):
             break
         found.append(_search(sides, scales[start : start + rows], spec))
         least, start = min(least, found[-1][1].min()), start + rows
@@ -154,13 +156,18 @@ def _search(
             middles = scales[:, None] * (np.arange(some) + 0.5)
             side(middles).cumsum(axis=1, out=row[:, 1 : some + 1])
             row[:, some + 1 :] = row[:, some, None]
-    gain = earned[0, :, ::-1] + earned[1]
+    above = _levels_above(spec)
+    gain = earned[0][:, n - above] + earned[1][:, above]
+    best = gain.argmax(axis=1)
+    error = sides[0].power + sides[1].power - 2 * scales * gain[np.arange(len(scales)), best]
+    return above[best], error
+
+
+def _levels_above(spec: QuantSpec) -> np.ndarray:
+    """How many levels above 0 there can be: ``qmax - z`` for every z, in the order of z falling."""
     if spec.symmetric:
-        above = np.full(len(scales), spec.qmax - zero_point(spec))
-    else:
-        above = gain.argmax(axis=1)
-    best = gain[np.arange(len(scales)), above]
-    return above, sides[0].power + sides[1].power - 2 * scales * best
+        return np.array([spec.qmax - zero_point(spec)])
+    return np.arange(spec.qmax - spec.qmin + 1)
 
 
 def _scales(h: Histogram, spec: QuantSpec) -> np.ndarray:

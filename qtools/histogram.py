@@ -66,21 +66,27 @@ def count(x: Tensor, grid: Grid, bins: int) -> tuple[Tensor, int]:
 
     x is one-dimensional, finite and inside the grid; the counts are on its device.
     """
-    counts, zeros = torch.zeros(bins, dtype=torch.int64, device=x.device), 0
-    wide = torch.promote_types(x.dtype, torch.float32)
-    inverse = math.ldexp(1.0, -grid.exponent)
-    for piece in x.split(_PIECE):
-        k = piece.to(wide) * inverse
-        if grid.start < 0:  # else nothing is negative, and the conversion to integers rounds down
-            k.floor_()
-            if grid.exponent > 0:
-                # A negative number too small for its product becomes -0, whose floor is not -1.
-                k -= ((k == 0) & (piece < 0)).to(k.dtype)
-            k.sub_(grid.start)
-        counts += torch.bincount(k.to(torch.int32), minlength=bins)
-        # Far faster than torch's own sum of (piece == 0).
-        zeros += len(piece) - int(np.count_nonzero(piece.bool().numpy(force=True)))
+    parts = x.split(_PIECE) if len(x) > _PIECE else (x,)
+    counts, zeros = _count_piece(parts[0], grid, bins)
+    for piece in parts[1:]:
+        more, more_zeros = _count_piece(piece, grid, bins)
+        counts += more
+        zeros += more_zeros
     return counts, zeros
+
+
+def _count_piece(piece: Tensor, grid: Grid, bins: int) -> tuple[Tensor, int]:
+    wide = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
+    k = wide * math.ldexp(1.0, -grid.exponent)
+    if grid.start < 0:  # else nothing is negative, and the conversion to integers rounds down
+        k.floor_()
+        if grid.exponent > 0:
+            # A negative number too small for its product becomes -0, whose floor is not -1.
+            k -= ((k == 0) & (piece < 0)).to(k.dtype)
+        k.sub_(grid.start)
+    counts = torch.bincount(k.to(torch.int32), minlength=bins)
+    # Far faster than torch's own sum of (piece == 0).
+    return counts, len(piece) - int(np.count_nonzero(piece.bool().numpy(force=True)))
 
 
 def regrid(counts: Tensor, old: Grid, new: Grid) -> Tensor:

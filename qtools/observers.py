@@ -155,6 +155,7 @@ class _CountingObserver(Observer):
         return f"{super().extra_repr()}, bins={self.bins}"
 
     def _observe(self, x: Tensor) -> None:
+        x = in_memory_order(x)
         low, high = self._extremes(x)
         before = grid = self._grid() if self.has_data else None
         if grid is None or self._is_wider(low, high):
@@ -162,7 +163,7 @@ class _CountingObserver(Observer):
             grid = self._grid()
         if before is not None and grid != before:
             self.counts = regrid(self.counts, before, grid)
-        counts, zeros = count(in_memory_order(x), grid, self.bins)
+        counts, zeros = count(x, grid, self.bins)
         self.counts.add_(counts.to(self.counts.device))
         self.zeros.add_(zeros)
 
