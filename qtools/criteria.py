@@ -139,8 +139,9 @@ def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Cand
     # Symmetric: the range that means this scale is ±s (qmax - z), though one more code is below.
     below = above if spec.symmetric else spec.qmax - spec.qmin - above
     with np.errstate(over="ignore"):  # ends and squares of float64 data near the largest number
-        step, square = scales * width, np.square(width)
-        return Candidates(-step * below, step * above, error / total * square)
+        square = np.square(width)
+        x_min, x_max = -(scales * below) * width, scales * above * width
+        return Candidates(x_min, x_max, error / total * square)
 
 
 def _search(

@@ -173,3 +173,14 @@ def test_kl_refuses_a_threshold_with_an_empty_edge():
     infinite = np.isinf(table.cost)
     assert infinite.sum() == 20  # thresholds 21 to 40
     assert (table.x_max[infinite] > 20).all()
+
+
+@pytest.mark.parametrize("narrow_range", [False, True])
+def test_two_bits_near_the_largest_number(narrow_range):
+    """The widest candidate step is then infinite, but no end is infinity times zero levels."""
+    spec = QuantSpec(bits=2, narrow_range=narrow_range)
+    largest = torch.finfo(torch.float64).max
+    x = torch.linspace(-1, 1, 40, dtype=torch.float64) * largest
+    found = watch(HistogramObserver(spec, "mse", bins=64), x).candidates()
+    assert not np.isnan(found.x_min).any()
+    assert not np.isnan(found.x_max).any()
