@@ -721,4 +721,190 @@ MISTAKES = [
         """,
         "an empty bin gets nothing",
     ),
+    Mistake(
+        "07-quantization-aware-training",
+        "round",
+        """
+        class Round(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x, s, low, high):
+                code = torch.round(x / s)
+                ctx.save_for_backward((low <= code) & (code <= high))
+                return s * code.clamp(low, high)
+
+            @staticmethod
+            def backward(ctx, grad):
+                (inside,) = ctx.saved_tensors
+                return grad * inside, None, None, None
+        """,
+        "mask x / s, not the code",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "round",
+        """
+        class Round(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x, s, low, high):
+                return s * torch.round(x / s).clamp(low, high)
+
+            @staticmethod
+            def backward(ctx, grad):
+                return grad, None, None, None
+        """,
+        "where is the mask?",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "round",
+        """
+        class Round(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x, s, low, high):
+                v = x / s
+                ctx.save_for_backward((low < v) & (v < high))
+                return s * torch.round(v).clamp(low, high)
+
+            @staticmethod
+            def backward(ctx, grad):
+                return ctx.saved_tensors[0].float(), None, None, None
+        """,
+        "multiply the mask by it",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "duty",
+        """
+        import math
+
+        def simulate(c, s, eta, steps):
+            w, codes = 0.0, []
+            for _ in range(steps):
+                codes.append(round(w / s))
+                w -= eta * (w - c)
+            return codes
+
+        def predict(c, s):
+            r = c / s - math.floor(c / s)
+            return r, 2 * min(r, 1 - r)
+        """,
+        "is the gradient taken at w?",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "duty",
+        """
+        import math
+
+        def simulate(c, s, eta, steps):
+            w, codes = 0.0, []
+            for _ in range(steps):
+                codes.append(round(w / s))
+                w -= eta * (s * codes[-1] - c)
+            return codes
+
+        def predict(c, s):
+            r = c / s - math.floor(c / s)
+            return r, min(r, 1 - r)
+        """,
+        "there and back",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "duty",
+        """
+        import math
+
+        def simulate(c, s, eta, steps):
+            w, codes = 0.0, []
+            for _ in range(steps):
+                codes.append(round(w / s))
+                w -= eta * (s * codes[-1] - c)
+            return codes
+
+        def predict(c, s):
+            r = c - math.floor(c)
+            return r, 2 * min(r, 1 - r)
+        """,
+        "measure in steps",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "step",
+        """
+        import math
+
+        def step_gradient(x, s, low, high, upstream):
+            v = x / s
+            slope = v - torch.round(v)
+            slope = torch.where(v <= low, low, torch.where(v >= high, high, slope))
+            return (slope * upstream).sum() / math.sqrt(x.numel() * high)
+        """,
+        "the other order has the wrong sign",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "step",
+        """
+        import math
+
+        def step_gradient(x, s, low, high, upstream):
+            q = torch.round(x / s).clamp(low, high)
+            return (q * upstream).sum() / math.sqrt(x.numel() * high)
+        """,
+        "LSQ says round(v) - v",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "step",
+        """
+        import math
+
+        def step_gradient(x, s, low, high, upstream):
+            v = x / s
+            slope = torch.where((v <= low) | (v >= high), 0.0, torch.round(v) - v)
+            return (slope * upstream).sum() / math.sqrt(x.numel() * high)
+        """,
+        "pulls at the step with its whole code",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "step",
+        """
+        def step_gradient(x, s, low, high, upstream):
+            v = x / s
+            slope = torch.where(v <= low, low, torch.where(v >= high, high, torch.round(v) - v))
+            return (slope * upstream).sum()
+        """,
+        "the scale g = 1 / sqrt(1 * 4) is missing",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "fold",
+        """
+        def fold(codes, scale, gamma, sigma):
+            return codes, scale * gamma / sigma
+        """,
+        "a scale is positive",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "fold",
+        """
+        def fold(codes, scale, gamma, sigma):
+            return codes, scale * (gamma / sigma).abs()
+        """,
+        "the signs of its codes must change",
+    ),
+    Mistake(
+        "07-quantization-aware-training",
+        "fold",
+        """
+        def fold(codes, scale, gamma, sigma):
+            factor = gamma / sigma
+            sign = torch.where(factor < 0, -1, 1).to(codes.dtype)
+            return codes * sign[:, None], scale * factor.abs()
+        """,
+        "a convolution",
+    ),
 ]
