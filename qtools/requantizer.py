@@ -44,8 +44,8 @@ class Requantizer:
        is the largest power of two that divides m: impossible for ``A < 2^(shift-1-v)``. Then p is
        at least 2^-shift away from any half;
     2. p̃ is on the same side of each half as p: either ``A < 2^22``, where p̃ = p since 22 + 31
-       bits fit into a float64; or ``shift <= 44``, where for ``|p| < 2^9`` the rounding moves p by
-       at most 2^-45; and a larger p is past the 2^8 codes, on whichever side p̃ is.
+       bits fit into a float64; or ``shift <= 45``, where for ``|p| <= 2^8`` the rounding moves p
+       by at most 2^-46; and where p is larger so is p̃, past the 2^8 codes.
 
     Channels with M = 0 need neither. If any channel fails, the int64 product is taken.
 
@@ -71,7 +71,7 @@ class Requantizer:
         m, shift = self.multiplier.mantissa, self.multiplier.shift
         lowest_bit = (m & -m).double()
         no_half = bound.double() * lowest_bit < torch.ldexp(torch.ones_like(lowest_bit), shift - 1)
-        same_side = (bound < 2**22) | (shift <= 44)
+        same_side = (bound < 2**22) | (shift <= 45)
         self.fast = bool(((no_half & same_side) | (m == 0)).all())
 
     def __call__(self, acc: Tensor) -> Tensor:

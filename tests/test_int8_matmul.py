@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtools.int8_matmul import int8_matmul
+from qtools.int8_matmul import int8_matmul, is_int_mm_exact
 
 CHECK = """
 import torch
@@ -21,7 +21,9 @@ for k in (1, 2, 3, 17, 64, 577, 1024, 1025, 3000):
         x = torch.randint(low, high, (5, k), dtype=torch.int8)
         w = torch.randint(-128, 128, (7, k), dtype=torch.int8)
         for other in (w, torch.full_like(w, -128), torch.full_like(w, 127)):
-            assert torch.equal(int8_matmul(x, other).long(), x.long() @ other.long().t()), k
+            for codes in (x, x.view(torch.uint8)):
+                exact = codes.long() @ other.long().t()
+                assert torch.equal(int8_matmul(codes, other).long(), exact), k
 print("exact")
 """
 
@@ -33,7 +35,25 @@ def test_equal_to_64_bit_integers(rows, k, columns, seed):
         torch.randint(-128, 128, (n, k), generator=generator).to(torch.int8)
         for n in (rows, columns)
     )
-    assert torch.equal(int8_matmul(x, w).long(), x.long() @ w.long().t())
+    for codes in (x, x.view(torch.uint8)):
+        assert torch.equal(int8_matmul(codes, w).long(), codes.long() @ w.long().t())
+
+
+@pytest.mark.parametrize("exact", [(), (torch.int8,), (torch.int8, torch.uint8)], ids=str)
+def test_equal_on_processors_that_are_exact_for_some_types(monkeypatch, exact):
+    if not is_int_mm_exact(torch.int8):
+        pytest.skip("this processor is exact for neither")
+    allowed = {d: d in exact and is_int_mm_exact(d) for d in (torch.int8, torch.uint8)}
+    monkeypatch.setattr("qtools.int8_matmul.is_int_mm_exact", allowed.__getitem__)
+    torch.manual_seed(0)
+    for k in (1, 2, 512, 513, 1500):
+        x = torch.randint(0, 256, (5, k), dtype=torch.uint8)
+        x[0] = 255
+        w = torch.randint(-128, 128, (7, k), dtype=torch.int8)
+        w[0] = -128
+        w[1] = 127
+        for codes in (x, x.view(torch.int8)):
+            assert torch.equal(int8_matmul(codes, w).long(), codes.long() @ w.long().t())
 
 
 @pytest.mark.slow

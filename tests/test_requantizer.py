@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,3 +58,25 @@ def test_the_smallest_accumulator_and_none():
     acc = torch.tensor([-(2**31), -(2**31) + 2**24, 2**31 - 1], dtype=torch.int32)
     assert requantize(acc, m, out).tolist() == [-64, -64, 64]
     assert requantize(acc[:0], m, out).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("acc", "mantissa", "shift", "fast"),
+    [
+        (4307911, 1433376247, 45, True),
+        (4321285, 1795334963, 45, True),
+        (4574713, 2038129737, 46, False),  # float64 would round to the other side of 132.5
+        (5784023, 1964817945, 46, False),
+        (5097251, 2112200843, 47, False),
+    ],
+)
+def test_products_one_unit_from_a_half(acc, mantissa, shift, fast):
+    """``acc · mantissa = (odd · 2^(shift - 1)) ± 1``: the hardest cases there are."""
+    product = acc * mantissa
+    assert (product + 1) % 2 ** (shift - 1) == 0 or (product - 1) % 2 ** (shift - 1) == 0
+    out = QParams(torch.tensor(1.0), torch.tensor(-128, dtype=torch.int32), QuantSpec())
+    m = FixedPointMultiplier(torch.tensor(mantissa), torch.tensor(shift))
+    requantizer = Requantizer(m, torch.tensor(acc), out, Clamp())
+    assert requantizer.fast == fast
+    exact = round(Fraction(product, 2**shift)) - 128
+    assert requantizer(torch.tensor([acc], dtype=torch.int32)).tolist() == [exact]

@@ -6,7 +6,7 @@ of an image is a few runs of memory and a row of accumulators is one pixel.
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import cache, reduce
 from typing import NamedTuple
 
 import torch
@@ -29,11 +29,6 @@ def as_int8(q: Tensor) -> Tensor:
     return q if q.dtype == torch.int8 else q.bitwise_xor(128).view(torch.int8)
 
 
-def int8_zero(qp: QParams) -> int:
-    """Zero point of codes after `as_int8`."""
-    return int(qp.zero_point) - (128 if qp.spec.dtype == torch.uint8 else 0)
-
-
 class Window(NamedTuple):
     """Geometry of a convolution or a pooling: (height, width) each."""
 
@@ -50,13 +45,18 @@ class Window(NamedTuple):
         ValueError
             If the kernel is larger than the padded input.
         """
-        sizes = [
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, k, s, p, d in zip((height, width), *self, strict=True)
-        ]
-        if min(sizes) < 1:
-            raise ValueError(f"input {height}x{width} is too small for {self}")
-        return sizes[0], sizes[1]
+        return _out(self, height, width)
+
+
+@cache
+def _out(window: Window, height: int, width: int) -> tuple[int, int]:
+    sizes = [
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip((height, width), *window, strict=True)
+    ]
+    if min(sizes) < 1:
+        raise ValueError(f"input {height}x{width} is too small for {window}")
+    return sizes[0], sizes[1]
 
 
 def pad(x: Tensor, padding: tuple[int, int], value: int) -> Tensor:

@@ -18,7 +18,6 @@ from qtools.ptq.arithmetic import (
     Window,
     as_int8,
     conv_in_float,
-    int8_zero,
     max_pool,
     round_half_away_,
     weight_bounds,
@@ -127,7 +126,8 @@ class _Weighted(IntegerModule):
         self._rows = as_int8(self._channels_last()).flatten(1).contiguous()
         z_w = w.zero_point - (128 if self.weight.dtype == torch.uint8 else 0)
         self._z_w = z_w if bool(z_w.any()) else None
-        self._z = int8_zero(x)
+        self._z = int(x.zero_point)
+        self._channels = len(self.weight)
         sums = self._rows.sum(1, dtype=torch.int32)
         self._constant = (self.bias - self._z * sums + k * self._z * z_w).to(torch.int32)
 
@@ -145,8 +145,8 @@ class IntegerLinear(_Weighted):
     """Codes [..., in_features] to codes [..., out_features], as `qtools.integer.integer_linear`."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        acc = self._products(as_int8(x.reshape(-1, x.shape[-1])))
-        return self.requantizer(acc).view(*x.shape[:-1], len(self.weight))
+        acc = self._products(x.reshape(-1, x.shape[-1]))
+        return self.requantizer(acc).view(*x.shape[:-1], self._channels)
 
 
 class IntegerConv2d(_Weighted):
@@ -174,11 +174,10 @@ class IntegerConv2d(_Weighted):
         x = x.permute(0, 2, 3, 1)
         if self._steps is None:
             n, height, width, _ = x.shape
-            rows = window_rows(as_int8(x), self.window, self._z)
-            acc = self._products(rows).view(n, *self.window.out(height, width), len(self.weight))
+            rows = window_rows(x, self.window, self._z)
+            acc = self._products(rows).view(n, *self.window.out(height, width), self._channels)
         else:
-            z = int(self.input_zero_point)  # type: ignore[arg-type]
-            acc = conv_in_float(x.to(torch.int16) - z, self._steps, self.window, self.groups,
+            acc = conv_in_float(x.to(torch.int16) - self._z, self._steps, self.window, self.groups,
                                 self.bound)  # fmt: skip
             acc = acc.to(torch.int32) + self.bias
         if self.pool is not None:
