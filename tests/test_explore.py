@@ -21,11 +21,26 @@ from hypothesis import strategies as st
 
 from qtools import QuantSpec, choose_qparams, fake_quantize
 from qtools.error import error_bound
-from qtools.explore import Budget, ErrorLab, Explorable, FixedPoint, NumberLines, ObserverLab
+from qtools.explore import (
+    Budget,
+    ErrorLab,
+    Explorable,
+    FixedPoint,
+    NumberLines,
+    ObserverLab,
+    StraightThrough,
+)
 from qtools.explore._base import escape_script, state_trait
 from qtools.fixed_point import FixedPointMultiplier, multiply
 
-KINDS: tuple[type[Explorable], ...] = (Budget, NumberLines, ErrorLab, FixedPoint, ObserverLab)
+KINDS: tuple[type[Explorable], ...] = (
+    Budget,
+    NumberLines,
+    ErrorLab,
+    FixedPoint,
+    ObserverLab,
+    StraightThrough,
+)
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"
 SVG = "http://www.w3.org/2000/svg"  # the name of a namespace; nothing is fetched from it
@@ -152,8 +167,10 @@ def test_state_goes_both_ways(kind: type[Explorable]) -> None:
     assert {name: sent[name] for name in widget.state()} == widget.state()
     assert sent["_esm"] == kind()._esm
     before = widget.compute()
-    widget.set_state({"bits": 7})
-    assert widget.state()["bits"] == 7
+    # Bits alone change nothing before the first step of a weight inside the range.
+    name, value = ("start", 0.5) if kind is StraightThrough else ("bits", 7)
+    widget.set_state({name: value})
+    assert widget.state()[name] == value
     assert widget.compute() != before
     copy = kind(**widget.state())
     assert copy.state() == widget.state()

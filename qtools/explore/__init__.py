@@ -6,5 +6,14 @@ from qtools.explore.error_lab import ErrorLab
 from qtools.explore.fixed_point import FixedPoint
 from qtools.explore.number_lines import NumberLines
 from qtools.explore.observer_lab import ObserverLab
+from qtools.explore.straight_through import StraightThrough
 
-__all__ = ["Budget", "ErrorLab", "Explorable", "FixedPoint", "NumberLines", "ObserverLab"]
+__all__ = [
+    "Budget",
+    "ErrorLab",
+    "Explorable",
+    "FixedPoint",
+    "NumberLines",
+    "ObserverLab",
+    "StraightThrough",
+]
