@@ -50,6 +50,8 @@ def test_float64_is_used_where_it_may_be_and_only_there():
     assert is_fast(0.00123456789, 10**6)
     assert not is_fast(0.5, 10**6)  # 1 · 0.5 is halfway
     assert not is_fast(1e-6 / 3, 2**30)
+    assert is_fast(2.0**-20, 2**19 - 1)
+    assert not is_fast(2.0**-20, 2**19)  # the first half there is
 
 
 def test_the_smallest_accumulator_and_none():
