@@ -130,7 +130,11 @@ def test_another_view_used_later_is_refused():
         x.relu_()
         return y
 
-    for f, name in ((views, "conv"), (base, "transpose")):
+    def through_dropout_too(x):
+        F.dropout(x, 0.5, training=False).flatten(2).relu_()
+        return x
+
+    for f, name in ((views, "conv"), (base, "transpose"), (through_dropout_too, "conv")):
         with pytest.raises(ValueError, match=f"m must not use {name} after relu_ changed"):
             ptq.prepare(Net(f))
 
