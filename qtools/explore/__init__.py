@@ -6,6 +6,7 @@ from qtools.explore.error_lab import ErrorLab
 from qtools.explore.fixed_point import FixedPoint
 from qtools.explore.number_lines import NumberLines
 from qtools.explore.observer_lab import ObserverLab
+from qtools.explore.sensitivity import Sensitivity
 from qtools.explore.straight_through import StraightThrough
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "FixedPoint",
     "NumberLines",
     "ObserverLab",
+    "Sensitivity",
     "StraightThrough",
 ]
