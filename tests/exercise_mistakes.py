@@ -722,6 +722,86 @@ MISTAKES = [
         "an empty bin gets nothing",
     ),
     Mistake(
+        "06-post-training-quantization",
+        "fold",
+        """
+        def fold(weight, bias, gamma, beta, mean, var, eps):
+            factor = gamma / (var + eps)
+            offset = -mean if bias is None else bias - mean
+            return weight * factor.view(-1, 1, 1, 1), beta + offset * factor
+        """,
+        "square root of the variance",
+    ),
+    Mistake(
+        "06-post-training-quantization",
+        "fold",
+        """
+        def fold(weight, bias, gamma, beta, mean, var, eps):
+            factor = gamma / torch.sqrt(var + eps)
+            return weight * factor.view(-1, 1, 1, 1), beta - mean * factor
+        """,
+        "which term is missing",
+    ),
+    Mistake(
+        "06-post-training-quantization",
+        "fold",
+        """
+        def fold(weight, bias, gamma, beta, mean, var, eps):
+            factor = gamma / torch.sqrt(var + eps)
+            bias = 0 if bias is None else bias
+            return weight * factor.view(-1, 1, 1, 1), beta + bias * factor - mean
+        """,
+        "the mean is multiplied by gamma / sigma too",
+    ),
+    Mistake(
+        "06-post-training-quantization",
+        "equalize",
+        """
+        def equalize(W1, b1, W2):
+            s = torch.sqrt(W1.abs().amax(1) / W2.abs().amax(0))
+            return W1 / s[:, None], b1, W2 * s
+        """,
+        "b1 is divided by s as well",
+    ),
+    Mistake(
+        "06-post-training-quantization",
+        "equalize",
+        """
+        def equalize(W1, b1, W2):
+            s = W1.abs().amax(1) / W2.abs().amax(0)
+            return W1 / s[:, None], b1 / s, W2 * s
+        """,
+        "s is a square root",
+    ),
+    Mistake(
+        "06-post-training-quantization",
+        "equalize",
+        """
+        def equalize(W1, b1, W2):
+            s = torch.sqrt(W1.abs().amax(1) / W2.abs().amax(0))
+            return W1 / s[:, None], b1 / s, W2 * s
+        """,
+        "keep s = 1 there",
+    ),
+    Mistake(
+        "06-post-training-quantization",
+        "correct",
+        """
+        def correct(W, W_hat, b, x):
+            return b + (W_hat - W) @ x.mean(0)
+        """,
+        "the other sign",
+    ),
+    Mistake(
+        "06-post-training-quantization",
+        "rounding",
+        """
+        def best_rounding(w, scale, G):
+            return torch.round(w / scale)
+        """,
+        "round one of them up",
+    ),
+    Mistake(
         "07-quantization-aware-training",
         "round",
         """
