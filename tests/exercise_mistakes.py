@@ -661,7 +661,7 @@ MISTAKES = [
             earned += sum((-x - s * (j + 0.5)).sum() for j in range(a))
             return ((x.square().sum() - 2 * s * earned) / len(x)).item()
         """,
-        "A level that is too high earns 0",
+        "levels 0 to 5: the error is 0.0",
     ),
     Mistake(
         "05-observers",
@@ -672,7 +672,7 @@ MISTAKES = [
             earned += sum(torch.clamp(-x - s * j, min=0).sum() for j in range(a))
             return ((x.square().sum() - 2 * s * earned) / len(x)).item()
         """,
-        "x = 3, 1 levels above",
+        "levels 0 to 1: the error is 4.0",
     ),
     Mistake(
         "05-observers",
@@ -730,7 +730,7 @@ MISTAKES = [
             offset = -mean if bias is None else bias - mean
             return weight * factor.view(-1, 1, 1, 1), beta + offset * factor
         """,
-        "square root of the variance",
+        "square root of the variance plus eps",
     ),
     Mistake(
         "06-post-training-quantization",
@@ -975,16 +975,5 @@ MISTAKES = [
             return codes, scale * (gamma / sigma).abs()
         """,
         "the signs of its codes must change",
-    ),
-    Mistake(
-        "07-quantization-aware-training",
-        "fold",
-        """
-        def fold(codes, scale, gamma, sigma):
-            factor = gamma / sigma
-            sign = torch.where(factor < 0, -1, 1).to(codes.dtype)
-            return codes * sign[:, None], scale * factor.abs()
-        """,
-        "a convolution",
     ),
 ]
