@@ -25,8 +25,6 @@ from torch import Tensor, nn
 
 from benchmarks.qat_cnn import CALIBRATION, SEEDS, Images
 from qtools import QuantSpec, ptq
-from qtools.data import normalise
-from qtools.metrics import accuracy
 from qtools.models import SmallCNN
 from qtools.results import code_state, write_record
 
@@ -74,20 +72,14 @@ def networks(
 @torch.no_grad()
 def measured(images: Images, seed: int) -> Iterator[Row]:
     """All rows of one seed."""
-
-    def percent(q: nn.Module) -> float:
-        return round(100 * accuracy(q, images.test, images.labels).value, 2)
-
-    generator = torch.Generator().manual_seed(seed)
-    pick = torch.randperm(len(images.train.images), generator=generator)[:CALIBRATION]
-    calibration = normalise(images.train.images[pick]).split(64)
+    calibration = images.calibration(seed).split(64)
     if seed == 0:  # nothing in it depends on a seed
-        yield Row(8, 8, "dynamic", percent(ptq.quantize_dynamic(SmallCNN.pretrained())))
+        yield Row(8, 8, "dynamic", images.percent(ptq.quantize_dynamic(SmallCNN.pretrained())))
     for weights, activations in BITS:
         with torch.enable_grad():
             found = list(networks(weights, activations, calibration, seed))
         for method, q in found:
-            yield Row(weights, activations, method, percent(q))
+            yield Row(weights, activations, method, images.percent(q))
 
 
 def summary(rows: list[Row]) -> list[dict[str, Any]]:
@@ -132,7 +124,7 @@ def main() -> None:
             code=code,
             model="SmallCNN",
             simulated=False,
-            float_accuracy=100 * accuracy(SmallCNN.pretrained(), images.test, images.labels).value,
+            float_accuracy=images.percent(SmallCNN.pretrained()),
             calibration_images=CALIBRATION,
             adaround_iterations=ITERATIONS,
             summary=table,

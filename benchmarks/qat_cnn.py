@@ -80,6 +80,16 @@ class Images(NamedTuple):
             data.test_labels,
         )
 
+    def calibration(self, seed: int) -> Tensor:
+        """Return the training images that a seed draws to calibrate on, float32."""
+        generator = torch.Generator().manual_seed(seed)
+        pick = torch.randperm(len(self.train.images), generator=generator)[:CALIBRATION]
+        return normalise(self.train.images[pick])
+
+    def percent(self, network: nn.Module) -> float:
+        """Return how many of a hundred test images the network gets right."""
+        return round(100 * accuracy(network, self.test, self.labels).value, 2)
+
 
 def prepared(setting: Setting, calibration: Tensor) -> nn.Module:
     """The network that a run trains."""
@@ -99,9 +109,7 @@ def prepared(setting: Setting, calibration: Tensor) -> nn.Module:
 def run(setting: Setting, seed: int, images: Images, checkpoint: Path) -> dict[str, Any]:
     """Train once; return accuracies in percent and the seconds it took."""
     start = time.perf_counter()
-    generator = torch.Generator().manual_seed(seed)
-    pick = torch.randperm(len(images.train.images), generator=generator)[:CALIBRATION]
-    p = prepared(setting, normalise(images.train.images[pick]))
+    p = prepared(setting, images.calibration(seed))
     before = _test_accuracy(p, images)
     config = TrainConfig(epochs=EPOCHS, lr=RATES[setting.method], seed=seed)
     history = fit(p, images.train, images.held_out, config, checkpoint)
@@ -118,8 +126,7 @@ def run(setting: Setting, seed: int, images: Images, checkpoint: Path) -> dict[s
 
 def _test_accuracy(p: nn.Module, images: Images) -> float:
     """Percent of the test images that the network gets right, in integers where it has them."""
-    network = qat.convert(p) if isinstance(p, torch.fx.GraphModule) else p.eval()
-    return round(100 * accuracy(network, images.test, images.labels).value, 2)
+    return images.percent(qat.convert(p) if isinstance(p, torch.fx.GraphModule) else p.eval())
 
 
 def runs(seeds: int, kept: Path) -> Iterator[dict[str, Any]]:

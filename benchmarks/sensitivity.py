@@ -143,7 +143,7 @@ def main() -> None:
         data.test_labels,
         calibration_images(),
     )
-    n, calibration = len(labels), calibration_images()
+    n = len(labels)
     in_float = round(n * accuracy(SmallCNN.pretrained(), images, labels).value)
     print(f"float: {100 * in_float / n:.2f} % of {n} test images right. Below, one layer alone at")
     tables = {}

@@ -141,6 +141,12 @@ def quantize_bias(bias: Tensor, x_qp: QParams, w_qp: QParams) -> Tensor:
     return codes.to(torch.int32)
 
 
+def fake_quantize_bias(bias: Tensor, x_qp: QParams, w_qp: QParams) -> Tensor:
+    """``s_x s_w round(b / (s_x s_w))``: what `quantize_bias` keeps, in the type of the bias."""
+    unit = x_qp.scale.double() * w_qp.scale.double()
+    return (quantize_bias(bias, x_qp, w_qp) * unit).to(bias.dtype)
+
+
 def output_multiplier(x_qp: QParams, w_qp: QParams, out: QParams) -> FixedPointMultiplier:
     """``M = s_x s_w / s_out``, shape ``[]`` or ``[channels]`` (Jacob et al. 2018, eq. 5)."""
     _check_per_tensor("out", out)

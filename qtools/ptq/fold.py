@@ -7,6 +7,7 @@ from collections import Counter
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from qtools.ptq.inplace import Tracer, use_results
 
@@ -95,14 +96,18 @@ def _is_3d_linear(layer: nn.Module, norm: nn.Module, node: fx.Node) -> bool:
     return isinstance(layer, nn.Linear) and layer.out_features != norm.num_features
 
 
+def norm_factor(norm: _BatchNorm, dtype: torch.dtype) -> Tensor:
+    """``γ/σ``, σ = sqrt(running variance + ε): [channels], with the gradient of γ."""
+    assert norm.running_var is not None
+    factor = (norm.running_var.to(dtype) + norm.eps).rsqrt()
+    return factor if norm.weight is None else factor * norm.weight.to(dtype)
+
+
 def channel_factors(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return ``(γ/σ, β - μ γ/σ)`` of a BatchNorm: float64 [channels]."""
-    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    assert norm.running_var is not None
+    assert isinstance(norm, _BatchNorm)
     assert norm.running_mean is not None
-    factor = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        factor = factor * norm.weight.detach().double()
+    factor = norm_factor(norm, torch.float64).detach()
     offset = -norm.running_mean.double() * factor
     if norm.bias is not None:
         offset = offset + norm.bias.detach().double()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qtools.affine import fake_quantize
-from qtools.integer import quantize_bias
+from qtools.integer import fake_quantize_bias
 from qtools.ptq.convert import room_for_bias
 from qtools.ptq.flow import layers
 from qtools.ptq.weights import weight_qparams
@@ -58,8 +58,7 @@ def simulate(
         qp = room_for_bias(weight_qparams(module, recipe), module.bias, x_qp)
         module.weight.copy_(fake_quantize(module.weight, qp))
         if module.bias is not None and x_qp is not None and calls[layer.node.target] == 1:
-            unit = x_qp.scale.double() * qp.scale.double()
-            module.bias.copy_(quantize_bias(module.bias, x_qp, qp) * unit)
+            module.bias.copy_(fake_quantize_bias(module.bias, x_qp, qp))
     for name, observer in list(result.named_children()):
         if name.startswith("observer_"):
             fixed = FixedQParams(observer.qparams()) if activations else nn.Identity()  # type: ignore[operator]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qtools.affine import dequantize, fake_quantize, quantize
-from qtools.integer import quantize_bias
+from qtools.integer import fake_quantize_bias
 from qtools.ptq.convert import room_for_bias
+from qtools.ptq.fold import norm_factor
 from qtools.qat.estimators import straight_through
 from qtools.qat.quantizers import Quantizer
 from qtools.spec import QParams
@@ -56,6 +57,7 @@ class QATLayer(nn.Module):
         super().__init__()
         self.layer, self.norm, self.weight_quantizer = layer, norm, weight_quantizer
         self.norm_is_frozen = False
+        self._per_channel = weight_quantizer.qparams().scale.ndim > 0
 
     def forward(self, x: Tensor, x_quantizer: nn.Module) -> Tensor:
         """Return y for an input that ``x_quantizer`` has quantized: its scale is the bias's unit.
@@ -71,8 +73,7 @@ class QATLayer(nn.Module):
         wide = room_for_bias(w_qp, bias, x_qp)
         if not torch.equal(wide.scale, w_qp.scale):
             weight = fake_quantize(weight, wide)
-        unit = x_qp.scale.double() * wide.scale.double()
-        rounded = (quantize_bias(bias, x_qp, wide) * unit).to(bias.dtype)
+        rounded = fake_quantize_bias(bias, x_qp, wide)
         return self._apply_to(x, weight, straight_through(bias, rounded))
 
     def folded(self) -> Folded:
@@ -103,10 +104,6 @@ class QATLayer(nn.Module):
             self.norm.eval()
         return self
 
-    @property
-    def _per_channel(self) -> bool:
-        return self.weight_quantizer.qparams().scale.ndim > 0
-
     def _with_batch_statistics(self, x: Tensor) -> Tensor:
         assert self.norm is not None
         weight, bias = self.layer.weight, self.layer.bias
@@ -132,10 +129,8 @@ def to_quantize(weight: Tensor, norm: _BatchNorm | None, per_channel: bool) -> T
 
 
 def _factor(norm: _BatchNorm) -> Tensor:
-    """``γ/σ``, σ from the running variance: [channels]."""
     assert norm.running_var is not None
-    factor = (norm.running_var + norm.eps).rsqrt()
-    return factor if norm.weight is None else factor * norm.weight
+    return norm_factor(norm, norm.running_var.dtype)
 
 
 def _sign(norm: _BatchNorm) -> Tensor:
