@@ -17,13 +17,24 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
-from qtools.explore import Budget, ErrorLab, Explorable, FixedPoint, NumberLines
+from qtools.explore import (
+    Budget,
+    ErrorLab,
+    Explorable,
+    FixedPoint,
+    NumberLines,
+    ObserverLab,
+    Sensitivity,
+    StraightThrough,
+)
 from qtools.explore._base import escape_script
 from tests.browser.conftest import OpenPage, overflow, serious_violations
 
 SEED = int(os.environ.get("QTOOLS_SEED", "0"))
 SETTINGS = 250
 KINDS: tuple[type[Explorable], ...] = (Budget, NumberLines, ErrorLab, FixedPoint)
+# With those whose numbers and hands have a test file of their own.
+EVERY: tuple[type[Explorable], ...] = (*KINDS, ObserverLab, Sensitivity, StraightThrough)
 SCHEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 
 Show = Callable[..., Page]
@@ -60,6 +71,11 @@ def state(page: Page, *names: str) -> list[Any]:
 
 def shown(page: Page, name: str) -> float:
     return float(page.locator(f'output[data-name="{name}"]').get_attribute("data-value") or "nan")
+
+
+def moved(kind: type[Explorable]) -> tuple[str, int, int]:
+    """A control, a value, and where the right arrow takes it."""
+    return ("conv1", 3, 4) if kind is Sensitivity else ("bits", 4, 5)
 
 
 def control(page: Page, name: str) -> Locator:
@@ -383,12 +399,12 @@ def test_screen_reader_hears_the_result_when_the_hand_rests(
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_axe_finds_nothing_serious(kind: type[Explorable], scheme: str, show: Show) -> None:
     assert serious_violations(show(kind(), scheme=scheme)) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_fits_and_follows_the_window(kind: type[Explorable], show: Show) -> None:
     page = show(kind(), width=1280)
     widths = []
@@ -413,7 +429,7 @@ def test_fits_and_follows_the_window(kind: type[Explorable], show: Show) -> None
     assert widths[-1] == 340 - 24
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_targets_are_large_enough_for_a_finger(kind: type[Explorable], show: Show) -> None:
     page = show(kind(), width=390)
     for box in page.evaluate(
@@ -424,10 +440,10 @@ def test_targets_are_large_enough_for_a_finger(kind: type[Explorable], show: Sho
         assert min(box) >= 24
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_nothing_moves_by_itself(kind: type[Explorable], show: Show) -> None:
     page = show(kind(), reduced_motion="reduce")
-    press(page, "bits", "ArrowRight")
+    press(page, moved(kind)[0], "ArrowRight")
     assert page.evaluate("document.getAnimations().length") == 0
 
 
@@ -456,39 +472,39 @@ globalThis.stops = [...document.querySelectorAll(".view")].map(
 </script>"""
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_the_same_module_runs_as_an_anywidget(
     kind: type[Explorable], open_page: OpenPage, tmp_path: Path
 ) -> None:
     """What Jupyter and Colab do: import the module, render two views of one model, drop one."""
-    widget = kind(bits=4)
+    name, before, after = moved(kind)
+    widget = kind(**{name: before})
     path = tmp_path / "host.html"
     data = {"esm": escape_script(json.dumps(widget._esm)), "state": json.dumps(widget.state())}
     scripts = "".join(
-        f'<script type="application/json" id="{name}">{text}</script>'
-        for name, text in data.items()
+        f'<script type="application/json" id="{key}">{text}</script>' for key, text in data.items()
     )
     path.write_text(HOST.replace("<script", scripts + "<script", 1), encoding="utf-8")
     page = open_page(path.as_uri())
     page.wait_for_function("globalThis.stops?.length === 2")
     views = [page.locator(".view").nth(i) for i in range(2)]
-    views[0].locator('[data-control="bits"]').focus()
+    views[0].locator(f'[data-control="{name}"]').focus()
     page.keyboard.press("ArrowRight")
-    assert page.evaluate("saved") == [{"bits": 5}]
+    assert page.evaluate("saved") == [{name: after}]
     # Without this attribute JupyterLab takes the arrow keys.
     focusable = views[0].locator("input, select, button, [tabindex]")
     shielded = views[0].locator("[data-lm-suppress-shortcuts]")
     assert focusable.count() == shielded.count() >= 4
     for view in views:
-        for name, value in kind(bits=5).compute().items():
-            text = view.locator(f'output[data-name="{name}"]').get_attribute("data-value")
-            assert float(text or "nan") == pytest.approx(value, rel=1e-6), name
+        for number, value in kind(**{name: after}).compute().items():
+            text = view.locator(f'output[data-name="{number}"]').get_attribute("data-value")
+            assert float(text or "nan") == pytest.approx(value, rel=1e-6), number
     page.evaluate("stops[1]()")
-    before = views[1].inner_text()
-    page.evaluate("model.set('bits', 2)")
+    stopped = views[1].inner_text()
+    page.evaluate(f"model.set('{name}', 2)")
     page.wait_for_timeout(50)
-    assert views[1].inner_text() == before
-    assert views[0].inner_text() != before
+    assert views[1].inner_text() == stopped
+    assert views[0].inner_text() != stopped
 
 
 def test_many_on_one_page_are_independent(show: Show) -> None:
@@ -502,7 +518,7 @@ def test_many_on_one_page_are_independent(show: Show) -> None:
     assert serious_violations(page) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_without_scripts_a_sentence_says_what_to_do(kind: type[Explorable], show: Show) -> None:
     page = show(kind(), java_script_enabled=False)
     text = root(page).inner_text()

@@ -1,6 +1,6 @@
 """The observer laboratory in a page with no kernel and no network: numbers, hands, looks.
 
-The checks that every explorable has to pass are those of test_explore.py; they are called here.
+The checks that every explorable has to pass are in test_explore.py.
 The random settings are drawn from the seed in QTOOLS_SEED (0 if unset).
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import random
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from playwright.sync_api import Page
 from qtools.explore import ObserverLab
 from qtools.explore.observer_lab import STREAMS, batch
 from tests.browser import test_explore as every
-from tests.browser.conftest import OpenPage, overflow
+from tests.browser.conftest import overflow
 
 SETTINGS = 250
 NAMES = ("minmax", "average", "percentile", "mse", "kl")
@@ -240,25 +239,3 @@ def test_screen_reader_hears_the_result(show: Show) -> None:
     page.wait_for_function("document.querySelector('[role=status]').textContent !== ''")
     says = page.locator('[role="status"]').inner_text()
     assert says == "batch 10 of 20, best: histogram, MSE, 11.6 decibel"
-
-
-@pytest.mark.parametrize("scheme", every.SCHEMES)
-def test_axe_finds_nothing_serious(scheme: str, show: Show) -> None:
-    every.test_axe_finds_nothing_serious(ObserverLab, scheme, show)
-
-
-@pytest.mark.parametrize(
-    "check",
-    [
-        every.test_fits_and_follows_the_window,
-        every.test_targets_are_large_enough_for_a_finger,
-        every.test_nothing_moves_by_itself,
-        every.test_without_scripts_a_sentence_says_what_to_do,
-    ],
-)
-def test_as_every_explorable(check: Any, show: Show) -> None:
-    check(ObserverLab, show)
-
-
-def test_the_same_module_runs_as_an_anywidget(open_page: OpenPage, tmp_path: Path) -> None:
-    every.test_the_same_module_runs_as_an_anywidget(ObserverLab, open_page, tmp_path)

@@ -1,13 +1,12 @@
 """The latent weight in a page with no kernel and no network: numbers, hands, looks.
 
-The checks that every explorable has to pass are those of test_explore.py; they are called here.
+The checks that every explorable has to pass are in test_explore.py.
 The random settings are drawn from the seed in QTOOLS_SEED (0 if unset).
 """
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ import pytest
 from qtools.explore import StraightThrough
 from qtools.explore.straight_through import GRADIENTS, STEPS
 from tests.browser import test_explore as every
-from tests.browser.conftest import OpenPage
 
 SETTINGS = 250
 
@@ -127,25 +125,3 @@ def test_screen_reader_hears_the_result(show: Show) -> None:
     page.wait_for_function("document.querySelector('[role=status]').textContent !== ''")
     says = page.locator('[role="status"]').inner_text()
     assert says == "after 60 steps: latent 0.5, rounded 1, mean lately 0.15"
-
-
-@pytest.mark.parametrize("scheme", every.SCHEMES)
-def test_axe_finds_nothing_serious(scheme: str, show: Show) -> None:
-    every.test_axe_finds_nothing_serious(StraightThrough, scheme, show)
-
-
-@pytest.mark.parametrize(
-    "check",
-    [
-        every.test_fits_and_follows_the_window,
-        every.test_targets_are_large_enough_for_a_finger,
-        every.test_nothing_moves_by_itself,
-        every.test_without_scripts_a_sentence_says_what_to_do,
-    ],
-)
-def test_as_every_explorable(check: Any, show: Show) -> None:
-    check(StraightThrough, show)
-
-
-def test_the_same_module_runs_as_an_anywidget(open_page: OpenPage, tmp_path: Path) -> None:
-    every.test_the_same_module_runs_as_an_anywidget(StraightThrough, open_page, tmp_path)
