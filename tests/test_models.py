@@ -31,6 +31,15 @@ def test_size_and_shapes():
         assert model(torch.zeros(n, 1, 28, 28)).shape == (n, 10)
 
 
+@pytest.mark.parametrize(("width", "parameters"), [(0.5, 25_090), (0.25, 6_502), (2, 390_634)])
+def test_width(width, parameters):
+    model = SmallCNN(width)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    with pytest.raises(ValueError, match=r"leave each layer a channel, got 0\.01"):
+        SmallCNN(width=0.01)
+
+
 def test_traceable():
     model = SmallCNN.pretrained()
     traced = torch.fx.symbolic_trace(model)
