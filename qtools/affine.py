@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qtools.layout import align, channel_axis, restore, to_groups
-from qtools.spec import QParams, QuantSpec, worst
+from qtools.spec import QParams, QuantSpec, all_true, worst
 
 __all__ = [
     "QParams",
@@ -64,18 +64,17 @@ def choose_qparams(x_min: Tensor | float, x_max: Tensor | float, spec: QuantSpec
     (1.3333333730697632, 1)
     """
     low, high = _range_tensors(x_min, x_max)
-    zero = torch.zeros((), dtype=low.dtype, device=low.device)
-    low, high = torch.minimum(low, zero), torch.maximum(high, zero)
+    low, high = low.clamp_max(0), high.clamp_min(0)
     if spec.symmetric:
         z = 0 if spec.signed else 2 ** (spec.bits - 1)
         scale = torch.maximum(-low, high) / (spec.qmax - z)
     else:
         steps = spec.qmax - spec.qmin
         scale = (high - low) / steps
-        # The width of a range can overflow where its ends do not.
-        scale = torch.where(scale.isinf(), high / steps - low / steps, scale)
-    scale = scale.clamp_min(torch.finfo(scale.dtype).tiny)
-    scale = torch.where(torch.maximum(-low, high) == 0, torch.ones_like(scale), scale)
+        if not all_true(scale.isfinite()):
+            # The width of a range can overflow where its ends do not.
+            scale = torch.where(scale.isinf(), high / steps - low / steps, scale)
+    scale = scale.clamp_min(torch.finfo(scale.dtype).tiny).masked_fill_(low == high, 1)
     if spec.symmetric:
         zero_point = torch.full_like(scale, z, dtype=torch.int32)
     else:
@@ -267,9 +266,9 @@ def _range_tensors(x_min: Tensor | float, x_max: Tensor | float) -> tuple[Tensor
             f"x_min and x_max must have one shape, got {list(low.shape)} and {list(high.shape)}"
         )
     for name, end in (("x_min", low), ("x_max", high)):
-        if not bool(end.isfinite().all()):
+        if not all_true(end.isfinite()):
             raise ValueError(f"{name} must be finite, got {worst(end)}")
-    if bool((low > high).any()):
+    if not all_true(low <= high):
         raise ValueError(f"x_min must not exceed x_max, got {worst(low)} > {worst(high)}")
     return low, high
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,7 @@ class Histogram(NamedTuple):
     zeros: int = 0
 
 
+@lru_cache(maxsize=64)  # an observer asks for the grid of an unchanged range at every batch
 def grid_of(x_min: float, x_max: float, bins: int) -> Grid:
     """Return the finest grid whose ``bins`` bins cover the range, widened to contain 0.
 

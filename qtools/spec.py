@@ -139,7 +139,7 @@ class QParams:
                 f" granularity={spec.granularity!r}, got {list(scale.shape)} and"
                 f" {list(zero_point.shape)}"
             )
-        if scale.numel() and not bool(((scale > 0) & (scale < float("inf"))).all()):
+        if not all_true((scale > 0) & (scale < float("inf"))):
             raise ValueError(f"scale must be positive and finite, got {worst(scale)}")
         if zero_point.numel():
             low, high = (int(v) for v in torch.aminmax(zero_point))
@@ -156,6 +156,11 @@ class QParams:
         """
         low, high = self.spec.qmin - self.zero_point, self.spec.qmax - self.zero_point
         return self.scale.reciprocal(), low.to(self.scale.dtype), high.to(self.scale.dtype)
+
+
+def all_true(x: Tensor) -> bool:
+    """``x.all()`` as a bool; for one value without the reduction, which costs more than a test."""
+    return bool(x) if x.ndim == 0 else bool(x.all())
 
 
 def worst(x: Tensor) -> float:
