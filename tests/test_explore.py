@@ -26,10 +26,13 @@ from qtools.explore import (
     ErrorLab,
     Explorable,
     FixedPoint,
+    MaskLab,
     NumberLines,
     ObserverLab,
+    RankLab,
     Sensitivity,
     StraightThrough,
+    Temperature,
 )
 from qtools.explore._base import escape_script, state_trait
 from qtools.fixed_point import FixedPointMultiplier, multiply
@@ -39,9 +42,12 @@ KINDS: tuple[type[Explorable], ...] = (
     NumberLines,
     ErrorLab,
     FixedPoint,
+    MaskLab,
     ObserverLab,
+    RankLab,
     Sensitivity,
     StraightThrough,
+    Temperature,
 )
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -98,8 +104,11 @@ def test_is_one_module_with_no_imports(kind: type[Explorable]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_small(kind: type[Explorable]) -> None:
     fragment = kind().to_html().encode()
-    # Two tables of 3125 counts of two bytes, in base64.
-    table, packed = (17_000, 12_000) if kind is Sensitivity else (0, 0)
+    # Two tables of 3125 counts of two bytes, in base64; six pictures of 784 half bytes; a
+    # picture of 9408 bytes, in base64, and counts and singular values in decimal.
+    tables = {Sensitivity: (17_000, 12_000), RankLab: (17_000, 10_000), Temperature: (3_200, 2_000)}
+    tables[MaskLab] = (6_500, 5_500)  # 1152 weights and half of a Gram matrix, two bytes each
+    table, packed = tables.get(kind, (0, 0))
     assert len(fragment) <= 28_000 + table
     assert len(gzip.compress(fragment)) <= 10_000 + packed
 
@@ -172,7 +181,13 @@ def test_state_goes_both_ways(kind: type[Explorable]) -> None:
     assert sent["_esm"] == kind()._esm
     before = widget.compute()
     # Bits alone change nothing before the first step of a weight inside the range.
-    changes = {StraightThrough: ("start", 0.5), Sensitivity: ("fc2", 2)}
+    changes = {
+        StraightThrough: ("start", 0.5),
+        MaskLab: ("sparsity", 7),
+        RankLab: ("rank", 7),
+        Sensitivity: ("fc2", 2),
+        Temperature: ("image", 2),
+    }
     name, value = changes.get(kind, ("bits", 7))
     widget.set_state({name: value})
     assert widget.state()[name] == value

@@ -4,18 +4,24 @@ from qtools.explore._base import Explorable
 from qtools.explore.budget import Budget
 from qtools.explore.error_lab import ErrorLab
 from qtools.explore.fixed_point import FixedPoint
+from qtools.explore.mask_lab import MaskLab
 from qtools.explore.number_lines import NumberLines
 from qtools.explore.observer_lab import ObserverLab
+from qtools.explore.rank_lab import RankLab
 from qtools.explore.sensitivity import Sensitivity
 from qtools.explore.straight_through import StraightThrough
+from qtools.explore.temperature import Temperature
 
 __all__ = [
     "Budget",
     "ErrorLab",
     "Explorable",
     "FixedPoint",
+    "MaskLab",
     "NumberLines",
     "ObserverLab",
+    "RankLab",
     "Sensitivity",
     "StraightThrough",
+    "Temperature",
 ]

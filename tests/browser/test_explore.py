@@ -22,10 +22,13 @@ from qtools.explore import (
     ErrorLab,
     Explorable,
     FixedPoint,
+    MaskLab,
     NumberLines,
     ObserverLab,
+    RankLab,
     Sensitivity,
     StraightThrough,
+    Temperature,
 )
 from qtools.explore._base import escape_script
 from tests.browser.conftest import OpenPage, overflow, serious_violations
@@ -34,7 +37,15 @@ SEED = int(os.environ.get("QTOOLS_SEED", "0"))
 SETTINGS = 250
 KINDS: tuple[type[Explorable], ...] = (Budget, NumberLines, ErrorLab, FixedPoint)
 # With those whose numbers and hands have a test file of their own.
-EVERY: tuple[type[Explorable], ...] = (*KINDS, ObserverLab, Sensitivity, StraightThrough)
+EVERY: tuple[type[Explorable], ...] = (
+    *KINDS,
+    MaskLab,
+    ObserverLab,
+    RankLab,
+    Sensitivity,
+    StraightThrough,
+    Temperature,
+)
 SCHEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 
 Show = Callable[..., Page]
@@ -73,9 +84,15 @@ def shown(page: Page, name: str) -> float:
     return float(page.locator(f'output[data-name="{name}"]').get_attribute("data-value") or "nan")
 
 
-def moved(kind: type[Explorable]) -> tuple[str, int, int]:
+def moved(kind: type[Explorable]) -> tuple[str, int, float]:
     """A control, a value, and where the right arrow takes it."""
-    return ("conv1", 3, 4) if kind is Sensitivity else ("bits", 4, 5)
+    controls: dict[type[Explorable], tuple[str, int, float]] = {
+        MaskLab: ("sparsity", 4, 5),
+        RankLab: ("rank", 4, 5),
+        Sensitivity: ("conv1", 3, 4),
+        Temperature: ("temperature", 4, 4.36),
+    }
+    return controls.get(kind, ("bits", 4, 5))
 
 
 def control(page: Page, name: str) -> Locator:
