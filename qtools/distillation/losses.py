@@ -1,0 +1,360 @@
+"""Losses between a student and its teacher: soft targets, hidden states, attention.
+
+All of them count in *items*: an example of a classifier, a token of a language model. A loss is
+computed for each item, items that a mask leaves out count for nothing, and ``reduction`` says what
+happens to the rest: ``"mean"`` divides their sum by their number, ``"sum"`` does not. A mean over
+parts of different size is not the mean over the whole; so whoever splits a batch, over time or over
+processes, takes sums and divides once (`qtools.distillation.Distiller` does).
+
+The teacher is a constant: no gradient flows into its side. float16 and bfloat16 are computed in
+float32. The mean over no item is NaN, as everywhere in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Reduction = Literal["mean", "sum"]
+
+#: Labels of this value are left out, as in `torch.nn.functional.cross_entropy`.
+IGNORED = -100
+
+
+def soft_cross_entropy(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """``−(1/n) Σ_i Σ_c p_c(o_i) log q_c(o_i)``, OneBit eq. 7: the teacher's distribution as target.
+
+    p and q are the softmax of the teacher's and the student's logits over the temperature (the
+    paper has none: 1). It is the divergence KL(p ‖ q) plus the entropy of p, which no student can
+    remove: the gradient is the same, ``(q − p) / (n T)`` in the logits, and the smallest value is
+    the entropy, not 0.
+
+    The code that came with the paper takes ``kl_div(reduction="batchmean")`` on logits [sequences,
+    tokens, classes]. "batchmean" divides by the length of the *first* dimension, so that loss grows
+    with the length of the sequences. Here n counts tokens.
+
+    Parameters
+    ----------
+    student_logits, teacher_logits : Tensor
+        [..., classes], the same shape; all leading dimensions count items.
+    temperature : float
+        T > 0.
+    mask : Tensor, optional
+        Shape of the leading dimensions, True or not 0 = the item counts.
+    reduction : "mean" or "sum"
+        Over the items that count.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or the temperature is not positive.
+    """
+    log_q, p = _distributions(student_logits, teacher_logits, temperature)
+    return _reduce(-(p * log_q).sum(-1), mask, reduction)
+
+
+def soft_divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """``(T²/n) Σ_i KL(p(o_i) ‖ q(o_i))``, p and q the softmax of logits over T: 0 for equal logits.
+
+    Why T² (Hinton, Vinyals and Dean 2015, section 2). In one student logit z_c the gradient of the
+    divergence is ``(q_c − p_c) / T``. As T grows, the exponentials become linear: for logits with
+    mean zero over N classes, ``q_c − p_c → (z_c − v_c) / (N T)``, v the teacher's logits. So the
+    gradient falls as 1/T², and T² keeps its size: whatever the temperature, the loss weighs the
+    same beside the loss on labels. In the limit it is ``(z − v) / N``, the gradient of half the
+    mean squared difference of the (centred) logits: matching logits is the special case T → ∞.
+
+    Beyond T of about 100 the value, a difference of nearly equal numbers times T², is mostly
+    rounding in float32. The gradient is not.
+
+    Parameters and errors are those of `soft_cross_entropy`.
+    """
+    log_q, p = _distributions(student_logits, teacher_logits, temperature)
+    per_item = F.kl_div(log_q, p, reduction="none").sum(-1)
+    return _reduce(temperature**2 * per_item, mask, reduction)
+
+
+def hinton_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 4.0,
+    labels: Tensor | None = None,
+    alpha: float = 0.9,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """``α T² KL(p_T ‖ q_T) + (1 − α) CE(labels, q_1)``: soft targets and labels together.
+
+    p_T and q_T are the teacher's and the student's distributions at temperature T; the loss on
+    labels is at temperature 1. Without labels it is ``T² KL`` alone. See `soft_divergence` for the
+    factor T². Hinton et al. 2015, section 2, who found a small weight on the labels best.
+
+    Parameters
+    ----------
+    student_logits, teacher_logits : Tensor
+        [..., classes], the same shape.
+    temperature : float
+        T > 0. Larger shows more of how the teacher ranks the wrong classes.
+    labels : Tensor, optional
+        int64, shape of the leading dimensions. An item with label −100 counts for nothing.
+    alpha : float
+        Between 0 (labels only) and 1 (teacher only).
+    mask : Tensor, optional
+        Shape of the leading dimensions, True or not 0 = the item counts.
+    reduction : "mean" or "sum"
+        Over the items that count.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, the temperature is not positive or alpha is not between 0 and 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
+    if labels is None:
+        return soft_divergence(student_logits, teacher_logits, temperature, mask, reduction)
+    hard = label_loss(student_logits, labels, mask, reduction)
+    mask = counted(labels, mask)
+    soft = soft_divergence(student_logits, teacher_logits, temperature, mask, reduction)
+    return alpha * soft + (1 - alpha) * hard
+
+
+def label_loss(
+    student_logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """``−(1/n) Σ_i log q_{y_i}(o_i)``: cross-entropy with labels.
+
+    Logits [..., classes], labels int64 [...]. Items with label −100 count for nothing.
+    """
+    if labels.shape != student_logits.shape[:-1]:
+        raise ValueError(
+            f"labels must have shape {list(student_logits.shape[:-1])}, got {list(labels.shape)}"
+        )
+    classes = student_logits.shape[-1]
+    per_item = F.cross_entropy(
+        _wide(student_logits).reshape(-1, classes),
+        labels.reshape(-1),
+        reduction="none",
+        ignore_index=IGNORED,
+    ).view(labels.shape)
+    return _reduce(per_item, counted(labels, mask), reduction)
+
+
+def hidden_state_loss(
+    student_states: Sequence[Tensor],
+    teacher_states: Sequence[Tensor],
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """``(1/n) Σ_i Σ_j ‖ t_ij/‖t_ij‖ − s_ij/‖s_ij‖ ‖²``, OneBit eq. 8: directions, layer by layer.
+
+    i runs over the tokens, j over the layers; s and t are the hidden states. Of unit vectors the
+    squared distance is ``2 − 2 cos``, between 0 and 4 a layer, so the length of a state does not
+    matter. The sum over layers is the paper's; the mean over tokens makes it comparable with eq. 7,
+    which is a mean.
+
+    Parameters
+    ----------
+    student_states, teacher_states : sequence of Tensor
+        One [..., width] a layer, in the same order. A zero vector stays zero.
+    mask : Tensor, optional
+        Shape of the leading dimensions, True or not 0 = the token counts.
+    reduction : "mean" or "sum"
+        Over the tokens that count; over layers it is always the sum.
+
+    Raises
+    ------
+    ValueError
+        If there are no layers, not as many of both, or their shapes differ. (A student of another
+        width needs a linear map first, trained with it.)
+    """
+    total: Tensor | None = None
+    for s, t in _layers(student_states, teacher_states):
+        t = F.normalize(_wide(t.detach()), dim=-1)
+        per_item = (F.normalize(_wide(s), dim=-1) - t).square().sum(-1)
+        total = per_item if total is None else total + per_item
+    assert total is not None
+    return _reduce(total, mask, reduction)
+
+
+def onebit_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    student_states: Sequence[Tensor],
+    teacher_states: Sequence[Tensor],
+    alpha: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """``L = L_CE + α L_MSE``, OneBit eq. 9: `soft_cross_entropy` and `hidden_state_loss`.
+
+    Both are means over the same tokens (or both sums), so α is what it says; the paper takes 1. In
+    the code released with it the first term, times 0.01, is divided by the number of sequences, not
+    of tokens: for 2048 tokens it weighs 20.48 times as much, and α = 1 there acts like 0.049 here.
+    """
+    soft = soft_cross_entropy(student_logits, teacher_logits, 1.0, mask, reduction)
+    return soft + alpha * hidden_state_loss(student_states, teacher_states, mask, reduction)
+
+
+def attention_loss(
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """``(1/n) Σ_i Σ_j (1/h) Σ_a ‖ A^T_ija − A^S_ija ‖²``: squared distance of attention maps.
+
+    i runs over the tokens as queries, j over layers, a over h heads; A_ija is the row of weights
+    with which token i looks at the others. After TinyBERT (Jiao et al. 2020, eq. 7), which divides
+    by the number of keys too and takes the scores before the softmax.
+
+    Parameters
+    ----------
+    student_maps, teacher_maps : sequence of Tensor
+        One [n, heads, queries, keys] a layer.
+    mask : Tensor, optional
+        [n, queries], True or not 0 = the query counts. Keys need none: their weight is 0.
+    reduction : "mean" or "sum"
+        Over the queries that count.
+
+    Raises
+    ------
+    ValueError
+        If there are no layers, not as many of both, or their shapes differ.
+    """
+    per_item = sum(
+        (_wide(s) - _wide(t.detach())).square().sum(-1).mean(1)
+        for s, t in _layers(student_maps, teacher_maps)
+    )
+    assert isinstance(per_item, Tensor)
+    return _reduce(per_item, mask, reduction)
+
+
+def attention_divergence(
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """``(1/n) Σ_i Σ_j (1/h) Σ_a KL(A^T_ija ‖ A^S_ija)``: rows of attention are distributions.
+
+    After MiniLM (Wang et al. 2020, section 3.1), which takes the last layer only: pass one. A key
+    that both maps rule out adds 0, and one that only the student rules out a large finite number
+    with no gradient: its logarithm stops at that of the smallest normal number, where a plain
+    ``p log(p/q)`` gives infinity and then NaN.
+
+    Parameters and errors are those of `attention_loss`.
+    """
+    per_item = sum(
+        _row_divergence(_wide(s), _wide(t.detach())).mean(1)
+        for s, t in _layers(student_maps, teacher_maps)
+    )
+    assert isinstance(per_item, Tensor)
+    return _reduce(per_item, mask, reduction)
+
+
+def attention_transfer_loss(
+    student_features: Sequence[Tensor],
+    teacher_features: Sequence[Tensor],
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """``(1/n) Σ_i Σ_j ‖ Q^T_ij/‖Q^T_ij‖ − Q^S_ij/‖Q^S_ij‖ ‖²``, Q = Σ_channels feature²: where.
+
+    Attention of a convolutional network (Zagoruyko and Komodakis 2017, section 3.1): the places of
+    an image where its features are large. Channels are summed away, so student and teacher may have
+    different numbers of them. (Their eq. 2 has the distance, not its square.)
+
+    Parameters
+    ----------
+    student_features, teacher_features : sequence of Tensor
+        One [n, channels, height, width] a layer.
+    reduction : "mean" or "sum"
+        Over the n images.
+    """
+    student, teacher = (
+        [_wide(f).square().sum(1).flatten(1) for f in features]
+        for features in (student_features, teacher_features)
+    )
+    return hidden_state_loss(student, teacher, None, reduction)
+
+
+def counted(labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Which items count, bool: those of the mask whose label is not −100."""
+    keep = labels != IGNORED
+    if mask is None:
+        return keep
+    if mask.shape != labels.shape:
+        raise ValueError(f"mask must have shape {list(labels.shape)}, got {list(mask.shape)}")
+    return keep & mask.bool()
+
+
+def _reduce(per_item: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    if mask is None:
+        return per_item.mean() if reduction == "mean" else per_item.sum()
+    if mask.shape != per_item.shape:
+        raise ValueError(f"mask must have shape {list(per_item.shape)}, got {list(mask.shape)}")
+    keep = mask.bool()
+    total = per_item.masked_fill(~keep, 0).sum()
+    return total / keep.sum() if reduction == "mean" else total
+
+
+def _distributions(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the student's log-probabilities and the teacher's probabilities at a temperature."""
+    if student.shape != teacher.shape or student.ndim == 0:
+        raise ValueError(
+            f"teacher_logits must have the shape of student_logits, {list(student.shape)}, and at "
+            f"least one dimension, got {list(teacher.shape)}"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    log_q = F.log_softmax(_wide(student) / temperature, dim=-1)
+    return log_q, F.softmax(_wide(teacher.detach()) / temperature, dim=-1)
+
+
+def _layers(
+    student: Sequence[Tensor], teacher: Sequence[Tensor]
+) -> Sequence[tuple[Tensor, Tensor]]:
+    """Pairs of layers, after a look at their number and shapes."""
+    if len(student) != len(teacher) or not student:
+        raise ValueError(
+            "student and teacher must have the same number of layers, at least one, "
+            f"got {len(student)} and {len(teacher)}"
+        )
+    pairs = list(zip(student, teacher, strict=True))
+    for j, (s, t) in enumerate(pairs):
+        if s.shape != t.shape:
+            raise ValueError(
+                f"layer {j} must have one shape in student and teacher, "
+                f"got {list(s.shape)} and {list(t.shape)}"
+            )
+    return pairs
+
+
+def _row_divergence(q: Tensor, p: Tensor) -> Tensor:
+    """KL(p ‖ q) over the last dimension, finite."""
+    log_q = q.clamp_min(torch.finfo(q.dtype).tiny).log()
+    return (torch.special.xlogy(p, p) - p * log_q).sum(-1)
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
