@@ -1,0 +1,156 @@
+"""Channel groups: the channels of a network that can only be removed together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from qtools.pruning.flow import Flow
+from qtools.pruning.rules import RULES
+from qtools.pruning.ties import Hold
+from qtools.ptq.fold import trace
+
+#: The arguments of a call: one tensor, or all of them in a tuple.
+Example = Tensor | tuple[object, ...]
+Unsupported = Literal["refuse", "keep"]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that stay or go together, in all layers that make, scale or read them.
+
+    Attributes
+    ----------
+    name
+        The first layer that makes them.
+    channels
+        How many can be removed one by one. Each is one output channel of every layer in
+        ``outputs``, or a block of them where a network flattens, shuffles or groups.
+    outputs, inputs
+        The layers that lose output channels (rows of their weights) and input channels (columns).
+    held
+        Why no channel of it can be removed, None if all can. Some can where a part of them is
+        joined with what keeps its channels; then ``channels`` counts those that can.
+    """
+
+    name: str
+    channels: int
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    held: str | None
+    _units: tuple[int, ...] = field(repr=False)
+    _holds: tuple[Hold, ...] = field(repr=False)
+
+
+class Channels:
+    """What `channel_groups` finds, with the channels of every parameter."""
+
+    def __init__(self, model: nn.Module, example_inputs: Example) -> None:
+        check_model(model)
+        example = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        self.example = example
+        self.flow = flow = Flow(trace(model), example, RULES)
+        self.roots = {
+            (name, dim): flow.ties.roots(channels)
+            for name, layout in flow.slots.items()
+            for dim, channels in layout.items()
+        }
+        self.held = flow.ties.held()
+        self.groups = self._groups()
+
+    def _groups(self) -> list[ChannelGroup]:
+        """Layers are in one group if they share a channel, directly or through others."""
+        members: list[tuple[list[str], set[int]]] = []
+        for layer, slot in self.flow.filters.items():
+            layers, units = [layer], set(self.roots[slot].tolist())
+            for other in [m for m in members if m[1] & units]:
+                members.remove(other)
+                layers, units = other[0] + layers, units | other[1]
+            members.append((layers, units))
+        order = list(self.flow.filters)
+        groups = []
+        for layers, units in members:
+            layers.sort(key=order.index)
+            groups.append(self._group(tuple(layers), units))
+        return sorted(groups, key=lambda g: order.index(g.name))
+
+    def _group(self, layers: tuple[str, ...], units: set[int]) -> ChannelGroup:
+        free = tuple(sorted(u for u in units if u not in self.held))
+        holds = [h for u in sorted(units) for h in self.held.get(u, [])]
+        reads = [
+            layer
+            for layer, (name, dim) in self.flow.filters.items()
+            if units & set(self.roots.get((name, 1 - dim), torch.empty(0)).tolist())
+        ]
+        # What ends at the network's output is kept however it got there.
+        ends = [u for u in units if any(not h.unsupported for h in self.held.get(u, []))]
+        first = next((h for h in holds if not h.unsupported), None) or next(iter(holds), None)
+        refused = tuple(
+            dict.fromkeys(h for u in sorted(units) if u not in ends for h in self.held.get(u, []))
+        )
+        held = str(first) if first is not None and not free else None
+        return ChannelGroup(layers[0], len(free), layers, tuple(reads), held, free, refused)
+
+    def removed(self, units: set[int]) -> dict[str, dict[int, Tensor]]:
+        """Return the indices left of each parameter that loses some, by name and dimension."""
+        left: dict[str, dict[int, Tensor]] = defaultdict(dict)
+        gone = torch.tensor(sorted(units), dtype=torch.int64)
+        for (name, dim), roots in self.roots.items():
+            stays = ~torch.isin(roots, gone)
+            if not stays.all():
+                left[name][dim] = stays.nonzero().flatten()
+        return left
+
+
+def channel_groups(model: nn.Module, example_inputs: Example) -> list[ChannelGroup]:
+    """Find which channels can only be removed together, in the order in which layers make them.
+
+    Output channel c of a layer is row c of its weight. It meets entry c of the BatchNorm behind
+    it, column c of the next layer; an addition ties it to channel c of the other branch, a
+    flattening spreads it over h·w features, a concatenation moves it by an offset. Each channel
+    of each parameter gets a number, the traced network is followed once, and numbers that meet
+    are tied; what is tied to the network's input or output stays.
+
+    Followed are convolutions (grouped and depthwise: a group goes as a whole; transposed), linear
+    layers, normalisations by channel or by group, activations, sums and products of activations
+    and of parameters, pooling, views, permutations, concatenation, equal parts, channel and pixel
+    shuffles, matrix products; called as modules, functions or methods, once or several times.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Traceable by torch.fx. Unchanged.
+    example_inputs : Tensor or tuple
+        What the model is called with.
+
+    Returns
+    -------
+    list of ChannelGroup
+        All groups. Those that must keep their channels say why in ``held``: at which node.
+
+    Raises
+    ------
+    ValueError
+        If torch.fx cannot trace the model, or a weight is parametrised.
+    """
+    return Channels(model, example_inputs).groups
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what has no plain weights to slice."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        lost = isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and not isinstance(
+            module._parameters.get("weight"), nn.Parameter
+        )
+        if lost or parametrize.is_parametrized(module):
+            raise ValueError(
+                f"model must have plain weights, {name or 'model'} computes its own: make masks"
+                " permanent first (bake_masks), remove other parametrizations"
+            )

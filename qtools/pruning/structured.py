@@ -1,0 +1,282 @@
+"""Structured pruning: channels taken out of a network, which is smaller and faster after it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from qtools.flops import macs
+from qtools.pruning.channels import ChannelGroup, Channels, Example, Unsupported
+from qtools.pruning.check import check_pruned
+
+#: How much a channel matters: a norm of its filters, the size of BatchNorm's γ, a function of a
+#: weight, or scores by layer; from the last two, tensors [out] or of the shape of the weight.
+Score = Literal["l1", "l2", "gamma"] | Callable[[Tensor], Tensor] | Mapping[str, Tensor]
+
+
+def prune_channels(
+    model: nn.Module,
+    example_inputs: Example,
+    ratio: float | None = None,
+    *,
+    keep: Mapping[str, int] | None = None,
+    score: Score = "l1",
+    unsupported: Unsupported = "refuse",
+) -> nn.Module:
+    """Remove the channels with the lowest scores, and with them rows and columns of the weights.
+
+    The result computes what the model computes with these channels set to zero wherever a layer
+    reads them, behind their BatchNorm and activation (so also where an activation makes
+    sigmoid(0) = 1/2 of a zero: the channel is gone, not merely its filter). If they were zero
+    there before, the network's function does not change.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Traceable by torch.fx. Unchanged.
+    example_inputs : Tensor or tuple
+        What the model is called with; several images are better than one.
+    ratio : float
+        Share of the channels of each group to remove, in [0, 1); rounded, at least one stays.
+    keep : mapping
+        Instead of ratio: how many channels to keep, by name of the group (`channel_groups`).
+        Groups that are not named stay whole.
+    score
+        "l1" or "l2": the norm of a channel's filters, over all layers of its group; "gamma": the
+        sum of ``|γ|`` of its BatchNorms; a function of a layer's weight [out, in, ...]; or a
+        tensor for each layer of the groups to prune, of one score an output channel or a weight.
+    unsupported
+        What to do with a group that meets an operation through which channels are not followed:
+        "refuse" it, or "keep" its channels. `channel_groups` lists such groups with the node.
+
+    Returns
+    -------
+    Module
+        A copy of the model with its own forward code, smaller parameters, and the attributes of
+        its layers (``out_channels``, ``groups``, ...) to match. It has been run on the example,
+        and compared with the model at every node.
+
+    Raises
+    ------
+    ValueError
+        If a node cannot be followed (the message names it), or nothing can be removed, or an
+        argument is out of range.
+
+    References
+    ----------
+    Li et al. 2017, Pruning Filters for Efficient ConvNets (L1 norms of filters); Liu et al. 2017,
+    Learning Efficient Convolutional Networks through Network Slimming (γ).
+    """
+    if (ratio is None) == (keep is None):
+        raise ValueError(f"give either ratio or keep, got ratio={ratio} and keep={keep}")
+    channels = Channels(model, example_inputs)
+    counts = _counts(channels, ratio, unsupported) if keep is None else dict(keep)
+    for name, count in counts.items():
+        _check_count(channels, name, count, unsupported)
+    units = _lowest(channels, counts, score)
+    pruned = _without(model, channels, units)
+    check_pruned(channels, pruned, units)
+    return pruned
+
+
+def prune_to_macs(
+    model: nn.Module,
+    example_inputs: Example,
+    share: float = 0.5,
+    *,
+    score: Score = "l1",
+    unsupported: Unsupported = "refuse",
+) -> nn.Module:
+    """Remove the smallest ratio of all groups' channels that leaves ``share`` of the MACs.
+
+    Every group loses the same ratio, as in `prune_channels`; the ratio is found by bisection
+    among all that differ in at least one channel.
+
+    Parameters
+    ----------
+    model, example_inputs, score, unsupported
+        As for `prune_channels`.
+    share : float
+        Of the model's multiplications (`qtools.flops.macs`), in (0, 1]: at most so many are left.
+
+    Raises
+    ------
+    ValueError
+        As `prune_channels`; and if not even the largest ratio leaves so few.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share}")
+    channels = Channels(model, example_inputs)
+    budget = share * macs(model, *channels.example)
+    sizes = {g.channels for g in channels.groups}
+    # round(ratio · n) goes up by one at (k - 1/2) / n; just above it, so that rounding is up.
+    steps = sorted(
+        {0.0} | {min((k - 0.5 + 1e-6) / n, 1 - 1e-9) for n in sizes for k in range(1, n)}
+    )
+
+    def at(ratio: float) -> tuple[nn.Module, set[int]]:
+        units = _lowest(channels, _counts(channels, ratio, unsupported), score)
+        return _without(model, channels, units), units
+
+    low, high = 0, len(steps) - 1
+    least = macs(at(steps[high])[0], *channels.example)
+    if least > budget:
+        raise ValueError(
+            f"share must leave each group a channel: at least {least / (budget / share):.3f} of the"
+            f" model's MACs, got {share}"
+        )
+    while low < high:
+        middle = (low + high) // 2
+        if macs(at(steps[middle])[0], *channels.example) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    pruned, units = at(steps[high])
+    check_pruned(channels, pruned, units)
+    return pruned
+
+
+def _counts(channels: Channels, ratio: float | None, unsupported: Unsupported) -> dict[str, int]:
+    """Return how many channels each group keeps."""
+    if unsupported not in ("refuse", "keep"):
+        raise ValueError(f"unsupported must be 'refuse' or 'keep', got {unsupported!r}")
+    if ratio is None or not 0 <= ratio < 1:
+        raise ValueError(f"ratio must be in [0, 1), got {ratio}")
+    for group in channels.groups:
+        _check_followed(group, unsupported)
+    free = [g for g in channels.groups if g.channels]
+    if not free and ratio > 0:
+        why = "; ".join(f"{g.name}: {g.held}" for g in channels.groups) or "no layers"
+        raise ValueError(f"model has no channels that can be removed ({why})")
+    return {g.name: max(1, g.channels - round(ratio * g.channels)) for g in free}
+
+
+def _check_followed(group: ChannelGroup, unsupported: Unsupported) -> None:
+    if group._holds and unsupported == "refuse":
+        raise ValueError(
+            f"model must be followed channel by channel: node {group._holds[0]}; it meets channels"
+            f" of {group.name} (unsupported='keep' leaves such channels in place)"
+        )
+
+
+def _check_count(channels: Channels, name: str, count: int, unsupported: Unsupported) -> None:
+    groups = {g.name: g for g in channels.groups}
+    if name not in groups:
+        raise ValueError(f"keep must name groups of the model ({', '.join(groups)}), got {name!r}")
+    group = groups[name]
+    _check_followed(group, unsupported)
+    if group.held is not None:
+        raise ValueError(f"keep must not name {name!r}, which keeps its channels: {group.held}")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= group.channels:
+        raise ValueError(f"keep must be from 1 to {group.channels} for {name!r}, got {count!r}")
+
+
+def _lowest(channels: Channels, counts: Mapping[str, int], score: Score) -> set[int]:
+    """Return the channels to remove; every parameter keeps the best of its own."""
+    units: set[int] = set()
+    for group in channels.groups:
+        n = counts.get(group.name, group.channels)
+        if n == group.channels:
+            continue
+        scores = _scores(channels, group, score)
+        rank = {u: i for i, u in enumerate(sorted(group._units, key=lambda u: (-scores[u], u)))}
+        needed = set()
+        for roots in channels.roots.values():
+            own = set(roots.tolist())
+            if own <= rank.keys():
+                needed.add(min(own, key=lambda u: rank[u]))
+        stay = sorted(rank, key=lambda u: (u not in needed, rank[u]))[: max(n, len(needed))]
+        units |= set(group._units) - set(stay)
+    return units
+
+
+def _scores(channels: Channels, group: ChannelGroup, score: Score) -> dict[int, float]:
+    """Return one score for each channel that can be removed: the sum over the layers it is in."""
+    tensors = dict(channels.flow.gm.named_parameters())
+    total: dict[int, float] = dict.fromkeys(group._units, 0.0)
+    norms = {n: (parameter, 0) for n, parameter in channels.flow.norms.items()}
+    layers = {n: channels.flow.filters[n] for n in group.outputs}
+    found = 0
+    for layer, slot in norms.items() if score == "gamma" else layers.items():
+        roots = channels.roots[slot]
+        if not total.keys() & set(roots.tolist()):
+            continue
+        found += 1
+        weight = tensors[slot[0]].detach().movedim(slot[1], 0)
+        for unit, value in zip(roots.tolist(), _of_layer(layer, weight, score), strict=True):
+            if unit in total:
+                total[unit] += value
+    if not found:
+        raise ValueError(f"score 'gamma' needs a BatchNorm in each group, {group.name} has none")
+    return total
+
+
+def _of_layer(layer: str, weight: Tensor, score: Score) -> list[float]:
+    """Return the scores of a layer's output channels, its weight being [out, ...]."""
+    if score in ("l1", "gamma"):
+        values = weight.abs()
+    elif score == "l2":
+        values = weight.square()
+    elif callable(score):
+        values = score(weight)
+    elif isinstance(score, Mapping):
+        if layer not in score:
+            raise ValueError(f"score must have a tensor for each layer, {layer} is missing")
+        values = score[layer]
+    else:
+        raise ValueError(f"score must be 'l1', 'l2', 'gamma', a function or tensors, got {score!r}")
+    if values.shape not in (weight.shape, weight.shape[:1]):
+        raise ValueError(
+            f"score must have shape {tuple(weight.shape)} or [{len(weight)}] for {layer},"
+            f" got {tuple(values.shape)}"
+        )
+    sums = values.detach().double().flatten(1).sum(1) if values.ndim > 1 else values.double()
+    if sums.isnan().any():
+        raise ValueError(f"score must not be NaN, it is for {layer}")
+    return sums.tolist()
+
+
+def _without(model: nn.Module, channels: Channels, units: set[int]) -> nn.Module:
+    """Return a copy of the model without these channels."""
+    pruned = copy.deepcopy(model)
+    tensors = dict([*pruned.named_parameters(), *pruned.named_buffers()])
+    smaller: dict[int, Tensor] = {}
+    for name, dims in channels.removed(units).items():
+        tensor = tensors[name].detach()
+        for dim, index in dims.items():
+            tensor = tensor.index_select(dim, index.to(tensor.device))
+        old = tensors[name]
+        is_parameter = isinstance(old, nn.Parameter)
+        smaller[id(old)] = nn.Parameter(tensor, old.requires_grad) if is_parameter else tensor
+    for module in pruned.modules():
+        shapes = {name: t.shape for name, t in module._parameters.items() if t is not None}
+        for own in (module._parameters, module._buffers):
+            for name, value in own.items():
+                if value is not None and id(value) in smaller:
+                    own[name] = smaller[id(value)]  # type: ignore[assignment]
+        _set_sizes(module, shapes)
+    return pruned
+
+
+def _set_sizes(module: nn.Module, before: dict[str, torch.Size]) -> None:
+    """Let the attributes of a layer say what its tensors have become."""
+    weight = module._parameters.get("weight")
+    if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
+        if module.groups > 1:  # whole groups have gone; dimension 0 counts them in either kind
+            module.groups = module.groups * len(weight) // before["weight"][0]
+        sizes = (weight.shape[1] * module.groups, len(weight))
+        module.in_channels, module.out_channels = sizes[::-1] if module.transposed else sizes
+    elif isinstance(module, nn.Linear) and weight is not None:
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.GroupNorm) and weight is not None:
+        module.num_groups = module.num_groups * len(weight) // module.num_channels
+        module.num_channels = len(weight)
+    elif isinstance(module, nn.PReLU) and weight is not None:
+        module.num_parameters = len(weight)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        own = weight if weight is not None else module.running_mean
+        module.num_features = module.num_features if own is None else len(own)
