@@ -34,5 +34,7 @@ def cubic_sparsity(step: int, start: int, end: int, final: float, initial: float
         raise ValueError(f"end must not be before start = {start}, got {end}")
     if step >= end:
         return final
-    left = 1 - max(step - start, 0) / (end - start)
+    if step <= start:
+        return initial
+    left = 1 - (step - start) / (end - start)
     return final + (initial - final) * left**3
