@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,12 +67,16 @@ def fit(
     held_out: Split,
     config: TrainConfig,
     checkpoint: Path | None = None,
+    before_step: Callable[[int], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place with AdamW and cross-entropy; return one row of history an epoch.
 
     After each epoch the state goes to `checkpoint` (safetensors, its JSON in the header). If that
     file is there at the start, training goes on from it and ends at the same weights, bit for bit,
     as if it had never stopped: with the same threads, instruction set and torch.
+
+    `before_step` is called with the number of the step, from 0, before each: to prune as it goes.
+    What it changes must be in the model's state dict, or a resumed run will lack it.
 
     Raises
     ------
@@ -97,6 +101,8 @@ def fit(
             order = torch.randperm(len(train.images), generator=generator)
             model.train()
             for step, index in enumerate(order.split(config.batch_size)):
+                if before_step is not None:
+                    before_step(epoch * steps + step)
                 rate = _rate(config, (epoch * steps + step) / (config.epochs * steps))
                 for group in optimiser.param_groups:
                     group["lr"] = rate
