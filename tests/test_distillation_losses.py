@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qtools.distillation import losses
-from qtools.distillation.losses import (
+from qtools.distillation.attention import (
     attention_divergence,
     attention_loss,
     attention_transfer_loss,
+)
+from qtools.distillation.losses import (
     hidden_state_loss,
     hinton_loss,
     label_loss,

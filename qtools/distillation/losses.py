@@ -1,4 +1,4 @@
-"""Losses between a student and its teacher: soft targets, hidden states, attention.
+"""Losses between a student and its teacher: soft targets, labels, hidden states.
 
 All of them count in *items*: an example of a classifier, a token of a language model. A loss is
 computed for each item, items that a mask leaves out count for nothing, and ``reduction`` says what
@@ -60,7 +60,7 @@ def soft_cross_entropy(
         If shapes do not fit or the temperature is not positive.
     """
     log_q, p = _distributions(student_logits, teacher_logits, temperature)
-    return _reduce(-(p * log_q).sum(-1), mask, reduction)
+    return reduced(-(p * log_q).sum(-1), mask, reduction)
 
 
 def soft_divergence(
@@ -86,7 +86,7 @@ def soft_divergence(
     """
     log_q, p = _distributions(student_logits, teacher_logits, temperature)
     per_item = F.kl_div(log_q, p, reduction="none").sum(-1)
-    return _reduce(temperature**2 * per_item, mask, reduction)
+    return reduced(temperature**2 * per_item, mask, reduction)
 
 
 def hinton_loss(
@@ -150,12 +150,12 @@ def label_loss(
         )
     classes = student_logits.shape[-1]
     per_item = F.cross_entropy(
-        _wide(student_logits).reshape(-1, classes),
+        wide(student_logits).reshape(-1, classes),
         labels.reshape(-1),
         reduction="none",
         ignore_index=IGNORED,
     ).view(labels.shape)
-    return _reduce(per_item, counted(labels, mask), reduction)
+    return reduced(per_item, counted(labels, mask), reduction)
 
 
 def hidden_state_loss(
@@ -187,12 +187,12 @@ def hidden_state_loss(
         width needs a linear map first, trained with it.)
     """
     total: Tensor | None = None
-    for s, t in _layers(student_states, teacher_states):
-        t = F.normalize(_wide(t.detach()), dim=-1)
-        per_item = (F.normalize(_wide(s), dim=-1) - t).square().sum(-1)
+    for s, t in layers(student_states, teacher_states):
+        t = F.normalize(wide(t.detach()), dim=-1)
+        per_item = (F.normalize(wide(s), dim=-1) - t).square().sum(-1)
         total = per_item if total is None else total + per_item
     assert total is not None
-    return _reduce(total, mask, reduction)
+    return reduced(total, mask, reduction)
 
 
 def onebit_loss(
@@ -214,88 +214,6 @@ def onebit_loss(
     return soft + alpha * hidden_state_loss(student_states, teacher_states, mask, reduction)
 
 
-def attention_loss(
-    student_maps: Sequence[Tensor],
-    teacher_maps: Sequence[Tensor],
-    mask: Tensor | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """``(1/n) Σ_i Σ_j (1/h) Σ_a ‖ A^T_ija − A^S_ija ‖²``: squared distance of attention maps.
-
-    i runs over the tokens as queries, j over layers, a over h heads; A_ija is the row of weights
-    with which token i looks at the others. After TinyBERT (Jiao et al. 2020, eq. 7), which divides
-    by the number of keys too and takes the scores before the softmax.
-
-    Parameters
-    ----------
-    student_maps, teacher_maps : sequence of Tensor
-        One [n, heads, queries, keys] a layer.
-    mask : Tensor, optional
-        [n, queries], True or not 0 = the query counts. Keys need none: their weight is 0.
-    reduction : "mean" or "sum"
-        Over the queries that count.
-
-    Raises
-    ------
-    ValueError
-        If there are no layers, not as many of both, or their shapes differ.
-    """
-    per_item = sum(
-        (_wide(s) - _wide(t.detach())).square().sum(-1).mean(1)
-        for s, t in _layers(student_maps, teacher_maps)
-    )
-    assert isinstance(per_item, Tensor)
-    return _reduce(per_item, mask, reduction)
-
-
-def attention_divergence(
-    student_maps: Sequence[Tensor],
-    teacher_maps: Sequence[Tensor],
-    mask: Tensor | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """``(1/n) Σ_i Σ_j (1/h) Σ_a KL(A^T_ija ‖ A^S_ija)``: rows of attention are distributions.
-
-    After MiniLM (Wang et al. 2020, section 3.1), which takes the last layer only: pass one. A key
-    that both maps rule out adds 0, and one that only the student rules out a large finite number
-    with no gradient: its logarithm stops at that of the smallest normal number, where a plain
-    ``p log(p/q)`` gives infinity and then NaN.
-
-    Parameters and errors are those of `attention_loss`.
-    """
-    per_item = sum(
-        _row_divergence(_wide(s), _wide(t.detach())).mean(1)
-        for s, t in _layers(student_maps, teacher_maps)
-    )
-    assert isinstance(per_item, Tensor)
-    return _reduce(per_item, mask, reduction)
-
-
-def attention_transfer_loss(
-    student_features: Sequence[Tensor],
-    teacher_features: Sequence[Tensor],
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """``(1/n) Σ_i Σ_j ‖ Q^T_ij/‖Q^T_ij‖ − Q^S_ij/‖Q^S_ij‖ ‖²``, Q = Σ_channels feature²: where.
-
-    Attention of a convolutional network (Zagoruyko and Komodakis 2017, section 3.1): the places of
-    an image where its features are large. Channels are summed away, so student and teacher may have
-    different numbers of them. (Their eq. 2 has the distance, not its square.)
-
-    Parameters
-    ----------
-    student_features, teacher_features : sequence of Tensor
-        One [n, channels, height, width] a layer.
-    reduction : "mean" or "sum"
-        Over the n images.
-    """
-    student, teacher = (
-        [_wide(f).square().sum(1).flatten(1) for f in features]
-        for features in (student_features, teacher_features)
-    )
-    return hidden_state_loss(student, teacher, None, reduction)
-
-
 def counted(labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Which items count, bool: those of the mask whose label is not −100."""
     keep = labels != IGNORED
@@ -306,7 +224,8 @@ def counted(labels: Tensor, mask: Tensor | None = None) -> Tensor:
     return keep & mask.bool()
 
 
-def _reduce(per_item: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
+def reduced(per_item: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
+    """Sum or mean of a loss over the items that count."""
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     if mask is None:
@@ -327,13 +246,11 @@ def _distributions(student: Tensor, teacher: Tensor, temperature: float) -> tupl
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    log_q = F.log_softmax(_wide(student) / temperature, dim=-1)
-    return log_q, F.softmax(_wide(teacher.detach()) / temperature, dim=-1)
+    log_q = F.log_softmax(wide(student) / temperature, dim=-1)
+    return log_q, F.softmax(wide(teacher.detach()) / temperature, dim=-1)
 
 
-def _layers(
-    student: Sequence[Tensor], teacher: Sequence[Tensor]
-) -> Sequence[tuple[Tensor, Tensor]]:
+def layers(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Sequence[tuple[Tensor, Tensor]]:
     """Pairs of layers, after a look at their number and shapes."""
     if len(student) != len(teacher) or not student:
         raise ValueError(
@@ -350,11 +267,6 @@ def _layers(
     return pairs
 
 
-def _row_divergence(q: Tensor, p: Tensor) -> Tensor:
-    """KL(p ‖ q) over the last dimension, finite."""
-    log_q = q.clamp_min(torch.finfo(q.dtype).tiny).log()
-    return (torch.special.xlogy(p, p) - p * log_q).sum(-1)
-
-
-def _wide(t: Tensor) -> Tensor:
+def wide(t: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t

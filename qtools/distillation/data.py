@@ -1,0 +1,118 @@
+"""Which examples a step learns from, and what else it draws by chance: functions of its number."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+#: What a stream of chance is for comes first, or the same numbers would give the same stream.
+_ORDER, _STEP = 1, 2
+
+
+class Examples(Protocol):
+    """Data that gives a batch for a tensor of numbers. `torch.utils.data.TensorDataset` does."""
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        ...
+
+    def __getitem__(self, index: Tensor) -> Any:
+        """Return the batch of the examples with these numbers, int64 [n].
+
+        Chance, as in augmentation, comes from the global generators of torch, numpy or Python:
+        `Distiller` sets them before each step.
+        """
+        ...
+
+
+class Collated:
+    """Any map-style dataset, one example a number, as `Examples`.
+
+    Parameters
+    ----------
+    dataset : object
+        With ``len(dataset)`` and ``dataset[i]`` for an int i.
+    collate : callable
+        From a list of examples to a batch.
+    """
+
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] = default_collate) -> None:
+        self.dataset = dataset
+        self.collate = collate
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Tensor) -> Any:
+        return self.collate([self.dataset[i] for i in index.tolist()])
+
+
+class Order:
+    """The order of the examples: a permutation an epoch, from the seed and the epoch's number.
+
+    What does not fill a batch at the end of an epoch is left out; another epoch leaves out others.
+    """
+
+    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
+        if examples < batch_size:
+            raise ValueError(
+                f"data must have at least batch_size = {batch_size} examples, got {examples}"
+            )
+        self.examples, self.batch_size, self.seed = examples, batch_size, seed
+        self.steps = examples // batch_size  # an epoch
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def batch(self, step: int) -> Tensor:
+        """Numbers of the examples of a step, int64 [batch_size]: the same for every process."""
+        epoch, place = divmod(step, self.steps)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(_mixed(_ORDER, self.seed, epoch))
+            self._permutation = torch.randperm(self.examples, generator=generator)
+            self._epoch = epoch
+        return self._permutation[place * self.batch_size : (place + 1) * self.batch_size]
+
+
+def parts(batch: Tensor, process: int, processes: int, accumulation: int) -> tuple[Tensor, ...]:
+    """Split a step's examples evenly over the processes, then each share into its parts.
+
+    Sizes differ by one at most.
+    """
+    return batch.tensor_split(processes)[process].tensor_split(accumulation)
+
+
+def seed_step(seed: int, step: int, process: int) -> None:
+    """Set the global generators of torch (all devices), numpy and Python for one step.
+
+    So a run can go on at any step with nothing to restore, and what an evaluation draws in between
+    changes nothing.
+    """
+    mixed = _mixed(_STEP, seed, step, process)
+    random.seed(mixed)
+    np.random.seed(mixed)
+    torch.manual_seed(mixed)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Leave the global generators as they were before."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    ours, theirs = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(theirs)
+
+
+def _mixed(*numbers: int) -> int:
+    """32 bits that depend on all numbers and look random: no two runs share a stream by a sum."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
