@@ -1,4 +1,4 @@
-"""The command line: ``qtools data`` and ``qtools train``."""
+"""The command line: ``qtools data``, ``qtools train`` and ``qtools distill``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,8 @@ import typer
 import qtools
 from qtools import data as sets
 from qtools import models, recipes
+from qtools.distillation.nonfinite import NonFiniteError
+from qtools.distillation.recipe import Recipe
 from qtools.results import PACKAGE
 from qtools.training import TrainConfig
 
@@ -110,6 +112,36 @@ def train_smallcnn(
             typer.echo("stopped; go on with --resume", err=True)
             raise typer.Exit(130) from None
         typer.echo(f"test accuracy {test}\nwrote {weights} and {record}")
+
+
+@app.command()
+def distill(
+    config: Annotated[Path, typer.Option(help="TOML file: student, teacher, data, loss.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")
+    ] = False,
+) -> None:
+    """Train a student on its teacher's answers, as a TOML file says.
+
+    On several processes or GPUs: accelerate launch -m qtools.cli distill --config FILE.
+    """
+    with _plain_errors():
+        recipe = Recipe.read(config)
+        if recipe.checkpoint.exists() and not resume:
+            raise ValueError(f"{recipe.checkpoint} is there: go on with --resume, or delete it")
+        if resume and not recipe.checkpoint.exists():
+            raise ValueError(f"{recipe.checkpoint} is not there: leave out --resume to start")
+        try:
+            history = recipe.run()
+        except KeyboardInterrupt:
+            typer.echo("stopped; go on with --resume from the last checkpoint", err=True)
+            raise typer.Exit(130) from None
+        except NonFiniteError as error:
+            raise ValueError(f"{error}; try a smaller lr or max_norm") from error
+        if history is not None:  # in the main process
+            for row in (*history.steps[-1:], *history.evaluations[-1:]):
+                typer.echo(", ".join(f"{name} {value:.6g}" for name, value in row.items()))
+            typer.echo(f"wrote {recipe.out / 'student.safetensors'} and {recipe.out / 'run.json'}")
 
 
 if __name__ == "__main__":
