@@ -341,6 +341,22 @@ def test_a_singular_gram_costs_nothing_where_no_input_was(case):
     assert (w - ours).norm() <= (w - forgets).norm() + 1e-7 * w.norm()
 
 
+@given(with_gram())
+def test_a_bias_carries_the_mean_for_nothing(case):
+    """Centred inputs and b + (W − B) μ: never above any other B and bias of this rank."""
+    w, k, x = case
+    x = x + x.norm(dim=1).mean()  # far from zero, as after a ReLU
+    mean = x.mean(0)
+    outputs = x @ w.T
+    found = whitened_rank_k(w, k, x.T @ x / len(x) - torch.outer(mean, mean)).reconstruct()
+    error = (outputs - x @ found.T - (w - found) @ mean).norm().item()
+    least = torch.linalg.svdvals(outputs - outputs.mean(0))[k:].norm().item()
+    slack = 1e-6 * x.norm().item() * w.norm().item()
+    assert abs(error - least) <= slack
+    without = whitened_rank_k(w, k, x.T @ x / len(x)).reconstruct()
+    assert error <= (outputs - x @ without.T).norm().item() + slack
+
+
 def _sqrt(gram: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(gram)
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T

@@ -56,7 +56,7 @@ def conv_svd(conv: nn.Conv2d, rank: int, gram: Tensor | None = None) -> nn.Seque
 
     A convolution is a linear layer on its patches, so everything about matrices holds, and with
     the Gram matrix of the patches the approximation is the best on the data (Zhang et al. 2016,
-    section 3.1, without their ReLU). Parameters ``rank · (in·kh·kw + out)``: fewer than the
+    section 3.1). Parameters ``rank · (in·kh·kw + out)``: fewer than the
     kernel's up to ``break_even_rank(out, in·kh·kw)``.
 
     Parameters

@@ -26,14 +26,12 @@ def decompose(
 ) -> nn.Module:
     """A copy of the model in which each layer named in `ranks` is a chain of smaller ones.
 
-    ========================  =======================================================
-    value                     layer becomes
-    ========================  =======================================================
-    ``8``, for a Linear       ``LowRankLinear.from_linear(layer, 8, gram)``
-    ``8``, for a Conv2d       ``conv_svd(layer, 8, gram)``: kh×kw to 8 channels, 1×1
-    ``(4, 8)``, for a Conv2d  ``tucker2(layer, rank_in=4, rank_out=8)``
-    a function                what it returns: ``lambda conv: spatial_separable(conv, 8)``
-    ========================  =======================================================
+    | value | the layer becomes |
+    |---|---|
+    | ``8`` for a Linear | ``LowRankLinear.from_linear(layer, 8, gram)`` |
+    | ``8`` for a Conv2d | ``conv_svd(layer, 8, gram)``: kh×kw to 8 channels, then 1×1 |
+    | ``(4, 8)`` for a Conv2d | ``tucker2(layer, rank_in=4, rank_out=8)`` |
+    | a function | what it returns: ``lambda conv: spatial_separable(conv, 8)`` |
 
     Parameters
     ----------

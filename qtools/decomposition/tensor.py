@@ -31,7 +31,7 @@ def tucker2(conv: nn.Conv2d, rank_in: int, rank_out: int) -> nn.Sequential:
 
     so the start is within √2 of the least (on the left Eckart–Young, on the right De Lathauwer et
     al. 2000a, property 10). Higher-order orthogonal iteration in float64 follows, of which no step
-    makes it worse (De Lathauwer et al. 2000b, section 4.1; Kolda and Bader 2009, figure 4.4); its
+    makes it worse (De Lathauwer et al. 2000b, section 4; Kolda and Bader 2009, figure 4.4); its
     end need not be the global minimum. At full ranks it is exact.
 
     Parameters

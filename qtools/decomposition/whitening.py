@@ -24,7 +24,14 @@ def whitened_rank_k(weight: Tensor, k: int, gram: Tensor) -> LowRank:
     r < k, the other k − r directions go to the best approximation of what is left of W. In other
     words: keep the k principal components of the layer's outputs X Wᵀ.
 
-    The idea as ``W S``, then ``S⁻¹``: Wang et al. 2024 (SVD-LLM), with S from Cholesky.
+    Sources: reduced-rank regression (Izenman 1975); for networks Zhang et al. 2016, section 3.1;
+    in the form with ``S⁻¹``, S from Cholesky, Wang et al. 2024 (SVD-LLM).
+
+    Two things to know. The layer's error is the least, the network's need not be: what the next
+    layers make of an error is not asked. And X is taken as it is: after a ReLU, much of X Wᵀ is
+    one and the same vector, its mean, and the first direction goes there. A bias carries that for
+    nothing. With μ the mean of the inputs, ``gram − μ μᵀ`` for `gram` and ``b + (W − B) μ`` for the
+    bias b are the best pair of a B of rank k and a bias.
 
     Parameters
     ----------
