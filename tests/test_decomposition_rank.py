@@ -14,6 +14,7 @@ from qtools.decomposition import (
     power_steps,
     truncation_error,
     whitened_rank_k,
+    whitened_singular_values,
 )
 
 EPS = torch.finfo(torch.float64).eps
@@ -305,6 +306,8 @@ def test_whitening_is_the_optimum_on_the_inputs(case):
     least = torch.linalg.svdvals(outputs)[k:].norm().item()
     slack = 1e-7 * x.norm().item() * w.norm().item()
     assert abs(error - least) <= slack
+    values = whitened_singular_values(w, x.T @ x / len(x))
+    assert abs(len(x) ** 0.5 * truncation_error(values, k) - least) <= slack
     plain = best_rank_k(w, k).reconstruct()
     assert error <= (x @ (w - plain).T).norm().item() + slack
     assert torch.linalg.matrix_rank(found, rtol=1e-10) <= k

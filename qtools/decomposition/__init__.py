@@ -14,7 +14,7 @@ from qtools.decomposition.power import PowerIteration, PowerStep, power_iteratio
 from qtools.decomposition.rank import LowRank, best_rank_k, truncation_error
 from qtools.decomposition.replace import decompose
 from qtools.decomposition.tensor import cp, tucker2
-from qtools.decomposition.whitening import whitened_rank_k
+from qtools.decomposition.whitening import whitened_rank_k, whitened_singular_values
 
 __all__ = [
     "Cost",
@@ -39,4 +39,5 @@ __all__ = [
     "tucker2",
     "tucker2_break_even",
     "whitened_rank_k",
+    "whitened_singular_values",
 ]

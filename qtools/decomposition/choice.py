@@ -20,7 +20,7 @@ def rank_by_energy(singular_values: Tensor, energy: float) -> int:
     Parameters
     ----------
     singular_values : Tensor
-        Those of the weight; or of W S for a whitened one, and then it is the energy of the outputs.
+        Those of the weight, or `whitened_singular_values`: then it is the energy of the outputs.
         Not negative, in descending order.
     energy : float
         In (0, 1]. With 1, what is smaller than rounding is left out.

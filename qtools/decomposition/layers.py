@@ -70,6 +70,7 @@ class LowRankLinear(nn.Module):
             ``XᵀX / n`` [in, in] of its inputs: see `whitened_rank_k`. Without it, `best_rank_k`.
         """
         weight = linear.weight
+        check_rank(rank, min(weight.shape))
         factors = rank_k(weight, rank, gram)
         new = nn.utils.skip_init(
             cls, linear.in_features, linear.out_features, rank, linear.bias is not None,

@@ -70,6 +70,25 @@ def whitened_rank_k(weight: Tensor, k: int, gram: Tensor) -> LowRank:
     return LowRank(left.to(matrix), right.to(matrix))
 
 
+def whitened_singular_values(weight: Tensor, gram: Tensor) -> Tensor:
+    """``σ_i(W S)``, ``S = gram^½``: those of the outputs X Wᵀ, divided by √n. For `rank_by_energy`.
+
+    The error of `whitened_rank_k` is ``√n · sqrt(Σ_{i>k} σ_i²)``.
+
+    Parameters
+    ----------
+    weight, gram : Tensor
+        As of `whitened_rank_k`: [m, n] and [n, n].
+
+    Returns
+    -------
+    Tensor
+        float64 [min(m, n)], in descending order.
+    """
+    w = checked_matrix(weight, "weight").double()
+    return torch.linalg.svdvals(w @ _root(gram, w))
+
+
 def rank_k(weight: Tensor, k: int, gram: Tensor | None) -> LowRank:
     """`best_rank_k`, or `whitened_rank_k` if there is a Gram matrix."""
     return best_rank_k(weight, k) if gram is None else whitened_rank_k(weight, k, gram)
