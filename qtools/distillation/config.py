@@ -13,6 +13,7 @@ DEVICES = ("auto", "cpu")
 
 #: How often something is written changes no weight, so a run may go on with other values.
 _NO_EFFECT = ("log_every", "evaluate_every", "checkpoint_every")
+_KINDS = {float: "a number", int: "an integer", str: "a string", tuple: "a pair of numbers"}
 _AT_LEAST_ONE = ("epochs", "batch_size", "accumulation", "log_every")
 _NOT_NEGATIVE = (
     *("lr", "weight_decay", "max_norm", "threads", "seed"),
@@ -46,7 +47,8 @@ class DistillConfig:
     checkpoint_every: int = 0  # steps; after the last step anyway
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
+        if isinstance(self.betas, list):  # as TOML has it
+            object.__setattr__(self, "betas", tuple(self.betas))
         for field in fields(self):
             _check_type(field.name, getattr(self, field.name), field.default)
         for name in _AT_LEAST_ONE:
@@ -102,11 +104,10 @@ def refuse_unknown(given: Iterable[str], allowed: Iterable[str], where: str) -> 
 
 def _check_type(name: str, value: object, default: object) -> None:
     """A float may be written as an integer, nothing else bends."""
-    if isinstance(default, tuple):
-        for number in value if isinstance(value, tuple) else (value,):
+    if isinstance(default, tuple) and isinstance(value, tuple):
+        for number in value:
             _check_type(name, number, 0.0)
         return
     allowed: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(value, allowed) or isinstance(value, bool):
-        kind = "number" if float in allowed else type(default).__name__
-        raise TypeError(f"{name} must be a {kind}, got {value!r}")
+        raise TypeError(f"{name} must be {_KINDS[allowed[-1]]}, got {value!r}")

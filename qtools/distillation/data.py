@@ -88,8 +88,8 @@ def parts(batch: Tensor, process: int, processes: int, accumulation: int) -> tup
     return batch.tensor_split(processes)[process].tensor_split(accumulation)
 
 
-def seed_step(seed: int, step: int, process: int) -> None:
-    """Set the global generators of torch (all devices), numpy and Python for one step.
+def seed_step(seed: int, step: int, process: int, device: torch.device) -> None:
+    """Set the global generators of torch (CPU and device), numpy and Python for one step.
 
     So a run can go on at any step with nothing to restore, and what an evaluation draws in between
     changes nothing.
@@ -97,16 +97,20 @@ def seed_step(seed: int, step: int, process: int) -> None:
     mixed = _mixed(_STEP, seed, step, process)
     random.seed(mixed)
     np.random.seed(mixed)
-    torch.manual_seed(mixed)
+    # Not torch.manual_seed: without a GPU it takes milliseconds to note that one might come.
+    torch.default_generator.manual_seed(mixed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(mixed)
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
+def generators_kept(device: torch.device) -> Iterator[None]:
     """Leave the global generators as they were before."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    devices = [] if device.type == "cpu" else [device]
     ours, theirs = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices):
+        kind = "cuda" if device.type == "cpu" else device.type
+        with torch.random.fork_rng(devices, device_type=kind):
             yield
     finally:
         random.setstate(ours)

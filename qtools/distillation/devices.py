@@ -61,7 +61,7 @@ def surroundings(config: DistillConfig, device: torch.device) -> Iterator[None]:
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
-        with generators_kept():
+        with generators_kept(device):
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

@@ -117,7 +117,7 @@ class Distiller:
             If the checkpoint is damaged or of another run.
         """
         done = self._resume()
-        with self._ready(done) as (a, student, optimizer, log):
+        with self._ready(done) as (a, student, log):
             for step in range(done, self.steps):
                 self._begin(step)
                 batches, sums = self._batches(step), Sums()
@@ -132,8 +132,7 @@ class Distiller:
                 norm = self._finish_gradient(mean["items"])
                 if not self._is_finite(mean["loss"], norm):
                     raise self._stop(step, {**mean, "norm": norm}, batches)
-                optimizer.step()
-                optimizer.zero_grad()
+                self._update()
                 log(step + 1, {**mean, "norm": norm})
                 self._evaluate(step + 1)
                 self._save(step + 1)
@@ -148,17 +147,17 @@ class Distiller:
         folder = self.folder if first else None
         self._steps = Table(folder and folder / "steps.csv", done)
         self._evaluations = Table(folder and folder / "evaluations.csv", done)
-        student, optimizer = a.prepare(self.student, self.optimizer)
+        student = a.prepare(self.student)
         show = self.progress and first
         try:
             with (
                 surroundings(self.config, a.device),
                 tqdm(total=self.steps, initial=done, unit="step", disable=not show) as bar,
             ):
-                yield a, student, optimizer, self._logger(bar)
+                yield a, student, self._logger(bar)
         finally:
             a.unwrap_model(student, keep_fp32_wrapper=False)
-            a.free_memory()
+            self.accelerator = accelerator(self.config)  # without the models of this run
             self.optimizer.zero_grad()
             self.student.eval()
 
@@ -179,7 +178,8 @@ class Distiller:
     def _begin(self, step: int) -> None:
         """Set what a step starts from: chance, learning rates, mode."""
         self._start = time.perf_counter()
-        seed_step(self.config.seed, step, self.accelerator.process_index)
+        a = self.accelerator
+        seed_step(self.config.seed, step, a.process_index, a.device)
         share = self.config.share(step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
@@ -197,12 +197,22 @@ class Distiller:
     def _finish_gradient(self, items: float) -> float:
         """Divide the summed gradient by the number of items, shorten it; return its norm before."""
         a = self.accelerator
-        a.unscale_gradients()
+        if a.scaler is not None:
+            a.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._weights if p.grad is not None]
         # Between processes torch takes the mean of gradients, not their sum: hence their number.
         torch._foreach_mul_(gradients, a.num_processes / items if items else math.nan)
         longest = self.config.max_norm or math.inf
         return nn.utils.clip_grad_norm_(self._weights, longest).item()
+
+    def _update(self) -> None:
+        # Accelerate's own wrapper of an optimizer searches for packages at every step.
+        if (scaler := self.accelerator.scaler) is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+        self.optimizer.zero_grad()
 
     def _is_finite(self, loss: float, norm: float) -> bool:
         # A gradient in fp16 may overflow: its scaler then skips the step and scales less.

@@ -1,0 +1,141 @@
+"""Small distillations that the tests run, here or in processes of their own.
+
+``python -m tests.distillation_runs FOLDER`` runs the one of `everything_by_chance`, slowly enough
+to be killed on the way.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from qtools.distillation import DistillConfig, Distiller, Hinton
+from qtools.distillation.objectives import Summed
+
+
+def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return make()
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+
+
+# ---- a classifier
+
+
+def classifier(width: int = 8, seed: int = 0) -> nn.Module:
+    return seeded(lambda: nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, 5)), seed)
+
+
+def points(n: int = 40) -> TensorDataset:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 6, generator=generator)
+    return TensorDataset(x, classifier(32, seed=9)(x).argmax(-1))
+
+
+# ---- everything that draws by chance or has a state: noise in the data, dropout, BatchNorm
+
+
+class Noisy:
+    """Points moved by numpy and torch, so that both generators matter."""
+
+    def __init__(self) -> None:
+        self.points = points(24)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = self.points[index]
+        moved = x + 0.1 * torch.randn(x.shape) + float(np.random.normal(0, 0.1))
+        return moved, y
+
+
+def with_state(seed: int = 0) -> nn.Module:
+    return seeded(
+        lambda: nn.Sequential(
+            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 5)
+        ),
+        seed,
+    )
+
+
+CHANCE = DistillConfig(epochs=10, batch_size=8, accumulation=2, lr=0.02, checkpoint_every=4)
+
+
+def everything_by_chance(
+    folder: Path | None, student: nn.Module | None = None, **settings: Any
+) -> Distiller:
+    """30 steps; the checkpoint holds AdamW's state, BatchNorm's, and the step."""
+    student = with_state() if student is None else student
+    keys = {"config": CHANCE, "loss": Hinton(), "progress": False, **settings}
+    return Distiller(student, with_state(3), Noisy(), folder=folder, **keys)
+
+
+# ---- a language model, with tokens that do not count
+
+
+class Tokens:
+    """Sequences of different length, padded; mappings, as for `transformers`."""
+
+    def __init__(self, n: int = 20, tokens: int = 7) -> None:
+        generator = torch.Generator().manual_seed(2)
+        self.ids = torch.randint(0, 11, (n, tokens), generator=generator)
+        lengths = torch.randint(1, tokens + 1, (n, 1), generator=generator)
+        self.mask = (torch.arange(tokens) < lengths).long()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
+        return {"input_ids": self.ids[index], "attention_mask": self.mask[index]}
+
+
+class LanguageModel(nn.Module):
+    """Two layers over an embedding; sees one token at a time, which is enough here. float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6)
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+        self.head = nn.Linear(6, 11)
+        nn.init.normal_(self.head.weight, std=1.0)  # tokens differ in their loss
+        self.double()
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False
+    ) -> SimpleNamespace:
+        states = [self.embedding(input_ids)]
+        for layer in self.layers:
+            states.append(states[-1] + layer(states[-1]).tanh())
+        return SimpleNamespace(
+            logits=self.head(states[-1]), hidden_states=states if output_hidden_states else None
+        )
+
+
+def language_model(seed: int = 0) -> nn.Module:
+    return seeded(LanguageModel, seed)
+
+
+def slow(student: nn.Module, teacher: nn.Module | None, batch: Any) -> Summed:
+    """`Hinton`, with time enough to be killed in."""
+    time.sleep(0.01)
+    return Hinton()(student, teacher, batch)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    everything_by_chance(Path(sys.argv[1]), loss=slow).run()
