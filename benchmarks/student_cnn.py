@@ -26,6 +26,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +35,12 @@ from torch import Tensor, nn
 
 from qtools.data import CLASSES, fashion_mnist, normalise
 from qtools.distillation import DistillConfig, Distiller, Hinton, LabelsOnly
+from qtools.distillation.fashion import AugmentedImages
 from qtools.files import write_atomic
 from qtools.models import SmallCNN
 from qtools.recipes import HELD_OUT
 from qtools.results import code_state, write_record
-from qtools.training import Split, augment
+from qtools.training import Split
 
 RESULT = Path(__file__).parent.parent / "results" / "student_smallcnn.json"
 SEEDS, WIDTH, WEAK_EPOCHS = 5, 0.25, 30
@@ -60,13 +62,13 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting("few", 80, "none"),
     Setting("few", 80, "good"),
-    Setting("few", 80, "weak"),
-    Setting("all", 3, "none"),
-    Setting("all", 3, "good"),
     Setting("boots", 20, "none"),
     Setting("boots", 20, "good", temperature=1.0, alpha=1.0),
     Setting("boots", 20, "good", temperature=4.0, alpha=1.0),
     Setting("boots", 20, "good", temperature=16.0, alpha=1.0),
+    Setting("all", 3, "none"),
+    Setting("all", 3, "good"),
+    Setting("few", 80, "weak"),
 )
 
 
@@ -80,27 +82,13 @@ def transfer_set(name: str) -> Split:
     return Split(images, labels)
 
 
-class Augmented:
-    """Images mirrored and moved by chance, and their labels, as `Distiller` asks for them."""
-
-    def __init__(self, split: Split) -> None:
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.split.images)
-
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        images = augment(self.split.images[index], 1, torch.default_generator)
-        return normalise(images), self.split.labels[index]
-
-
 def train(
     student: nn.Module, teacher: nn.Module | None, split: Split, setting: Setting, seed: int
 ) -> nn.Module:
     """Train in place from labels, or from labels and a teacher's answers to the same images."""
     loss = LabelsOnly() if teacher is None else Hinton(setting.temperature, setting.alpha)
     config = replace(CONFIG, epochs=setting.epochs, seed=seed)
-    Distiller(student, teacher, Augmented(split), config, loss, progress=False).run()
+    Distiller(student, teacher, AugmentedImages(split), config, loss, progress=False).run()
     return student.eval()
 
 
@@ -108,6 +96,13 @@ def network(width: float, seed: int) -> nn.Module:
     """An untrained network, the same for the same seed."""
     torch.manual_seed(seed)
     return SmallCNN(width)
+
+
+@cache
+def weak_teacher() -> nn.Module:
+    """A SmallCNN of full width that learned from the labels of the 2,000 images."""
+    seed, setting = 1_000, Setting("few", WEAK_EPOCHS, "none")
+    return train(network(1.0, seed), None, transfer_set("few"), setting, seed)
 
 
 def run(setting: Setting, seed: int, test: tuple[Tensor, Tensor]) -> dict[str, Any]:
@@ -119,8 +114,7 @@ def run(setting: Setting, seed: int, test: tuple[Tensor, Tensor]) -> dict[str, A
     if setting.teacher == "good":
         teacher = SmallCNN.pretrained()
     elif setting.teacher == "weak":
-        own = setting._replace(teacher="none", epochs=WEAK_EPOCHS)
-        teacher = train(network(1.0, seed + 1000), None, split, own, seed + 1000)
+        teacher = weak_teacher()
         found["teacher_accuracy"] = percent(*answers(teacher, test))
     student = train(network(WIDTH, seed), teacher, split, setting, seed)
     predicted, labels = answers(student, test)
@@ -146,12 +140,12 @@ def percent(predicted: Tensor, labels: Tensor) -> float:
 
 
 def runs(seeds: int, kept: Path) -> Iterator[dict[str, Any]]:
-    """All runs, seed by seed; those in the file ``kept`` are not done again."""
+    """All runs, setting by setting; those in the file ``kept`` are not done again."""
     done = json.loads(kept.read_text()) if kept.exists() else []
     data = fashion_mnist()
     test = normalise(data.test_images), data.test_labels
-    for seed in range(seeds):
-        for setting in SETTINGS:
+    for setting in SETTINGS:
+        for seed in range(seeds):
             found = [r for r in done if (r["seed"], *_setting(r)) == (seed, *setting)]
             if not found:
                 found = [run(setting, seed, test)]
