@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -31,9 +32,11 @@ def macs(model: nn.Module, *inputs: object) -> int:
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         model.eval()
-        torch.backends.mha.set_fastpath_enabled(False)  # one fused call, which is not counted
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(*inputs)
+        torch.backends.mha.set_fastpath_enabled(False)
+        # Fused attention is not counted on every device; its matrix products are.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            with torch.no_grad():
+                model(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module in training:

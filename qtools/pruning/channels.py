@@ -13,11 +13,12 @@ from torch.nn.utils import parametrize
 from qtools.pruning.flow import Flow
 from qtools.pruning.rules import RULES
 from qtools.pruning.ties import Hold
-from qtools.ptq.fold import trace
 
 #: The arguments of a call: one tensor, or all of them in a tuple.
 Example = Tensor | tuple[object, ...]
 Unsupported = Literal["refuse", "keep"]
+#: Which of several reasons to name.
+_PRECEDENCE = ("end", "unsupported", "fixed")
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,13 @@ class Channels:
         check_model(model)
         example = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
         self.example = example
-        self.flow = flow = Flow(trace(model), example, RULES)
+        self.flow = flow = Flow(model, example, RULES)
         self.roots = {
             (name, dim): flow.ties.roots(channels)
             for name, layout in flow.slots.items()
             for dim, channels in layout.items()
         }
+        self.slots = {slot: set(roots.tolist()) for slot, roots in self.roots.items()}
         self.held = flow.ties.held()
         self.groups = self._groups()
 
@@ -67,7 +69,7 @@ class Channels:
         """Layers are in one group if they share a channel, directly or through others."""
         members: list[tuple[list[str], set[int]]] = []
         for layer, slot in self.flow.filters.items():
-            layers, units = [layer], set(self.roots[slot].tolist())
+            layers, units = [layer], set(self.slots[slot])
             for other in [m for m in members if m[1] & units]:
                 members.remove(other)
                 layers, units = other[0] + layers, units | other[1]
@@ -81,20 +83,20 @@ class Channels:
 
     def _group(self, layers: tuple[str, ...], units: set[int]) -> ChannelGroup:
         free = tuple(sorted(u for u in units if u not in self.held))
-        holds = [h for u in sorted(units) for h in self.held.get(u, [])]
         reads = [
             layer
             for layer, (name, dim) in self.flow.filters.items()
-            if units & set(self.roots.get((name, 1 - dim), torch.empty(0)).tolist())
+            if units & self.slots.get((name, 1 - dim), set())
         ]
-        # What ends at the network's output is kept however it got there.
-        ends = [u for u in units if any(not h.unsupported for h in self.held.get(u, []))]
-        first = next((h for h in holds if not h.unsupported), None) or next(iter(holds), None)
-        refused = tuple(
-            dict.fromkeys(h for u in sorted(units) if u not in ends for h in self.held.get(u, []))
+        holds = [h for u in sorted(units) for h in self.held.get(u, [])]
+        held = None if free else str(min(holds, key=lambda h: _PRECEDENCE.index(h.kind)))
+        # What the network returns is kept anyway, whatever else it meets.
+        ended = {u for u in units if any(h.kind == "end" for h in self.held.get(u, []))}
+        refused = [h for u in sorted(units - ended) for h in self.held.get(u, [])]
+        refused = [h for h in refused if h.kind == "unsupported"]
+        return ChannelGroup(
+            layers[0], len(free), layers, tuple(reads), held, free, tuple(dict.fromkeys(refused))
         )
-        held = str(first) if first is not None and not free else None
-        return ChannelGroup(layers[0], len(free), layers, tuple(reads), held, free, refused)
 
     def removed(self, units: set[int]) -> dict[str, dict[int, Tensor]]:
         """Return the indices left of each parameter that loses some, by name and dimension."""

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qtools.pruning.channels import Channels
-from qtools.pruning.flow import Runner
-from qtools.ptq.fold import trace
+from qtools.pruning.flow import Runner, traced
 
 #: By how much values may differ, relative to the largest that goes in or out of a node: far more
 #: than rounding, far less than a channel in the wrong place.
@@ -54,7 +53,7 @@ class _Compared(Runner):
         except Exception as error:
             raise ValueError(
                 f"node {n.name} cannot be run with fewer channels (is a size written in the"
-                f" code?): {str(error).partition(chr(10))[0]}"
+                f" code?): {error}"
             ) from error
         expected = self.expected[n]
         if not isinstance(value, Tensor) or not isinstance(expected, Tensor):
@@ -91,7 +90,7 @@ def check_pruned(channels: Channels, pruned: nn.Module, units: set[int]) -> None
     """
     if not units:
         return
-    smaller = trace(pruned)
+    smaller = traced(pruned)
     nodes, others = list(channels.flow.gm.graph.nodes), list(smaller.graph.nodes)
     for a, b in zip(nodes, others, strict=False):
         if (a.op, a.name) != (b.op, b.name):

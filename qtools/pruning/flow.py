@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from qtools.pruning.ties import Hold, Layout, Ties
-from qtools.ptq.graph import operation
+from qtools.ptq.fold import trace
+from qtools.ptq.graph import is_shape, operation
 
 Rule = Callable[["Flow", fx.Node], Any]
 
@@ -18,8 +20,25 @@ class Unfollowed(ValueError):
     """Why channels cannot be followed through a node."""
 
 
+def traced(model: nn.Module) -> fx.GraphModule:
+    """Return a copy of the model in eval mode as an fx graph of what its output needs.
+
+    Raises
+    ------
+    ValueError
+        If torch.fx cannot follow the model.
+    """
+    gm = trace(model)
+    gm.graph.eliminate_dead_code()
+    return gm
+
+
 class Runner(fx.Interpreter):
     """Runs a traced network node by node; dropout does nothing, whatever its arguments say."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        self.extra_traceback = False  # the messages are ours
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: D102
         if n.op == "call_function" and "dropout" in getattr(n.target, "__name__", ""):
@@ -47,6 +66,10 @@ class Flow:
 
     Attributes
     ----------
+    gm, modules, tensors
+        The traced network, its modules, its parameters and buffers.
+    owners
+        The model's modules, also those that tracing dissolves.
     ties
         The channels, and which of them belong together.
     values
@@ -62,19 +85,21 @@ class Flow:
         channels; of each BatchNorm: its parameter γ.
     """
 
-    def __init__(
-        self, gm: fx.GraphModule, example: Sequence[object], rules: dict[str, Rule]
-    ) -> None:
-        self.gm = gm
+    def __init__(self, model: nn.Module, example: Sequence[object], rules: dict[str, Rule]) -> None:
+        self.gm = gm = traced(model)
         self.modules = dict(gm.named_modules())
+        self.owners = dict(model.named_modules())
+        self.tensors: dict[str, Tensor] = {
+            **dict(gm.named_parameters()),
+            **dict(gm.named_buffers()),
+        }
         self.ties = Ties()
         self.layouts: dict[fx.Node, Any] = {}
         self.slots: dict[str, Layout] = {}
         self.attributes: dict[fx.Node, str] = {}
         self.filters: dict[str, tuple[str, int]] = {}
         self.norms: dict[str, str] = {}
-        tensors = [*gm.named_parameters(), *gm.named_buffers()]
-        self._names = {id(tensor): name for name, tensor in tensors}
+        self._names = {id(tensor): name for name, tensor in self.tensors.items()}
         run = _Values(gm)
         with torch.no_grad():
             run.run(*example)
@@ -103,7 +128,7 @@ class Flow:
             return self._attribute(node)
         if node.op == "output":
             for source in node.all_input_nodes:
-                self._hold_all(source, Hold(source.name, "is the network's output", False))
+                self._hold_all(source, Hold(source.name, "is the network's output", "end"))
             return {}
         kind = self.kind(node)
         rule = rules.get(kind)
@@ -112,9 +137,11 @@ class Flow:
                 raise Unfollowed(f"({kind}) is not an operation that channels are followed through")
             return self._apply(rule, node)
         except Unfollowed as why:
-            unsupported = node in self._before_layers
+            hold = Hold(
+                node.name, str(why), "unsupported" if node in self._before_layers else "end"
+            )
             for source in node.all_input_nodes:
-                self._hold_all(source, Hold(node.name, str(why), unsupported))
+                self._hold_all(source, hold)
             return {}
 
     def _apply(self, rule: Rule, node: fx.Node) -> Any:
@@ -186,6 +213,22 @@ class Flow:
         written = self.argument(node, name, position, default)
         return fx.node.map_arg(written, lambda n: self.values[n])
 
+    def can_shrink(self, size: object) -> bool:
+        """Return whether a size of a view follows channels: -1, or computed from their number."""
+        if not isinstance(size, fx.Node):
+            return isinstance(size, int) and size < 0
+        source = size.args[0] if size.args else None
+        if size.target is operator.getitem and isinstance(source, fx.Node) and is_shape(source):
+            at: object = size.args[1]
+            size = source
+        else:
+            at = size.args[1] if size.target == "size" and len(size.args) > 1 else None
+        if not is_shape(size):
+            return any(self.can_shrink(n) for n in size.all_input_nodes)
+        x = size.args[0]
+        layout = self.layout(x)
+        return at % len(self.shape(x)) in layout if isinstance(at, int) else bool(layout)
+
     def x(self, node: fx.Node) -> fx.Node:
         """Return the node whose tensor an operation works on."""
         first = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("x"))
@@ -198,8 +241,7 @@ class Flow:
         """Return the channels along a dimension of a parameter or buffer."""
         layout = self.slots.setdefault(name, {})
         if dim not in layout:
-            tensor = dict([*self.gm.named_parameters(), *self.gm.named_buffers()])[name]
-            layout[dim] = self.ties.new(tensor.shape[dim])
+            layout[dim] = self.ties.new(self.tensors[name].shape[dim])
         return layout[dim]
 
     def own(self, node: fx.Node, attribute: str) -> str | None:
@@ -218,5 +260,5 @@ class Flow:
             self.ties.tie(a, b)
         for channels in (a, b):
             if channels is not None and (a is None or b is None):
-                self.ties.hold(channels, Hold(node.name, "meets what keeps its channels", False))
+                self.ties.hold(channels, Hold(node.name, "meets what keeps its channels", "fixed"))
         return a if a is not None and b is not None else None

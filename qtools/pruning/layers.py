@@ -37,9 +37,9 @@ def _convolution(flow: Flow, node: fx.Node) -> Layout:
     groups = flow.number(node, "groups", 6, 1)
     if groups > 1 and node.op != "call_module" and not _writes_groups(flow, node, groups):
         raise Unfollowed(f"writes its number of groups, {groups}, where it is called")
-    weight, bias = _weights(flow, node)
+    out_dim, in_dim = (1, 0) if transposed and groups == 1 else (0, 1)
+    weight, bias = _weights(flow, node, out_dim)
     channels = layout.get(dim)
-    out_dim, in_dim = (1, 0) if transposed else (0, 1)
     out: Tensor | None
     if groups == 1:
         flow.match(node, channels, weight.get(in_dim))
@@ -67,23 +67,25 @@ def _writes_groups(flow: Flow, node: fx.Node, groups: int) -> bool:
     """Whether the module that holds the weight of a functional call has this attribute groups."""
     weight = flow.argument(node, "weight", 1)
     owner = str(weight.target).rpartition(".")[0] if isinstance(weight, fx.Node) else ""
-    return getattr(flow.modules.get(owner), "groups", None) == groups
+    return getattr(flow.owners.get(owner), "groups", None) == groups
 
 
-def _weights(flow: Flow, node: fx.Node) -> tuple[Layout, Layout]:
-    """Return the channels of a layer's weight and bias, and note the layer."""
+def _weights(flow: Flow, node: fx.Node, out_dim: int = 0) -> tuple[Layout, Layout]:
+    """Return the channels of a layer's weight and bias, and note the layer.
+
+    ``out_dim`` is where the weight has a filter for each channel: with groups always 0, where a
+    transposed convolution has the input channels, which go with the outputs of their group.
+    """
     if node.op == "call_module":
         weight, bias = flow.own(node, "weight"), flow.own(node, "bias")
         if weight is None:
             raise Unfollowed("has no weight")
-        out_dim = 1 if "Transpose" in flow.kind(node) else 0
         flow.filters.setdefault(str(node.target), (weight, out_dim))
         found = {0: flow.slot(weight, 0), 1: flow.slot(weight, 1)}
         return found, {} if bias is None else {0: flow.slot(bias, 0)}
     weight, bias = flow.argument(node, "weight", 1), flow.argument(node, "bias", 2)
     if weight in flow.attributes:
         name = flow.attributes[weight]
-        out_dim = 1 if "transpose" in flow.kind(node) else 0
         flow.filters.setdefault(name.removesuffix(".weight"), (name, out_dim))
     return flow.layout(weight), flow.layout(bias)
 

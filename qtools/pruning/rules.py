@@ -87,7 +87,7 @@ def _along(position: int, default: int | None = None) -> Rule:
         layout = flow.layout(x)
         dim = flow.number(node, "dim", position, default)
         if not isinstance(dim, int) or dim % len(flow.shape(x)) in layout:
-            raise Unfollowed(f"({flow.kind(node)}) mixes channels")
+            raise Unfollowed("mixes channels")
         return layout
 
     return rule

@@ -32,7 +32,7 @@ def reshaped(flow: Flow, node: fx.Node, open_dims: set[int] | None = None) -> La
         candidates = [d for d in target if open_dims is None or d in open_dims]
         if not candidates:
             sizes = " x ".join(str(after[d]) for d in target)
-            raise Unfollowed(f"has its size written in the code: {sizes}")
+            raise Unfollowed(f"has a size that does not shrink with the channels: {sizes}")
         d = with_channels[0]
         channels = layout[d].view([-1 if s == d else 1 for s in source])
         channels = channels.expand([before[s] for s in source]).reshape([after[t] for t in target])
@@ -76,11 +76,11 @@ def _view(flow: Flow, node: fx.Node) -> Layout:
     sizes: Any = node.args[1:] or node.kwargs.get("shape", node.kwargs.get("size"))
     if isinstance(sizes, tuple) and len(sizes) == 1 and not isinstance(sizes[0], int):
         sizes = sizes[0]
-    if isinstance(sizes, fx.Node):  # one node for the whole shape, or view(-1) computed
-        return reshaped(flow, node)
+    if isinstance(sizes, fx.Node):  # the whole shape
+        return reshaped(flow, node, None if flow.can_shrink(sizes) else set())
     if not isinstance(sizes, (tuple, list)):
         raise Unfollowed("looks at its memory as another type")
-    return reshaped(flow, node, {d for d, s in enumerate(sizes) if isinstance(s, fx.Node) or s < 0})
+    return reshaped(flow, node, {d for d, s in enumerate(sizes) if flow.can_shrink(s)})
 
 
 def _unflatten(flow: Flow, node: fx.Node) -> Layout:
@@ -88,8 +88,8 @@ def _unflatten(flow: Flow, node: fx.Node) -> Layout:
     name = "unflattened_size" if node.op == "call_module" else "sizes"
     sizes = flow.argument(node, name, 2)
     if isinstance(sizes, fx.Node):
-        return reshaped(flow, node)
-    written = {dim + i for i, s in enumerate(sizes) if not isinstance(s, fx.Node) and s >= 0}
+        raise Unfollowed("takes its size from one value")
+    written = {dim + i for i, s in enumerate(sizes) if not flow.can_shrink(s)}
     return reshaped(flow, node, set(range(len(flow.shape(node)))) - written)
 
 
@@ -125,7 +125,7 @@ def _cat(flow: Flow, node: fx.Node) -> Layout:
         part = flow.layout(t).get(dim)
         if part is None:
             part = flow.ties.new(flow.shape(t)[dim])
-            flow.ties.hold(part, Hold(node.name, "joins what keeps its channels", False))
+            flow.ties.hold(part, Hold(node.name, "joins what keeps its channels", "fixed"))
         parts.append(part)
     return {**_same(flow, node, tensors, but=dim), dim: torch.cat(parts)}
 
@@ -145,6 +145,20 @@ def _same(flow: Flow, node: fx.Node, tensors: Sequence[Any], but: int = -1) -> L
     return found
 
 
+def _stack(flow: Flow, node: fx.Node) -> Layout:
+    tensors: Any = flow.argument(node, "tensors", 0)
+    new = flow.number(node, "dim", 1, 0) % len(flow.shape(node))
+    parts = [flow.layout(t) for t in tensors]
+    found: Layout = {}
+    for d in sorted(set().union(*parts)):
+        first = parts[0].get(d)
+        for part in parts[1:]:
+            first = flow.match(node, first, part.get(d))
+        if first is not None:
+            found[d + (d >= new)] = first
+    return found
+
+
 def _chunk(flow: Flow, node: fx.Node) -> Any:
     """Cut a tensor in equal parts: channels at the same place of each part are tied."""
     x = flow.x(node)
@@ -154,7 +168,7 @@ def _chunk(flow: Flow, node: fx.Node) -> Any:
     if dim not in layout:
         return tuple(layout for _ in parts)
     written = flow.argument(node, "split_size_or_sections", 1, node.kwargs.get("split_size"))
-    if flow.kind(node) == "split" and not isinstance(written, fx.Node):
+    if flow.kind(node) == "split" and not flow.can_shrink(written):
         raise Unfollowed(f"has the size of its parts written in the code: {written}")
     if len({p.shape[dim] for p in parts}) > 1:
         raise Unfollowed("cuts channels into unequal parts")
@@ -211,8 +225,8 @@ def _expand(flow: Flow, node: fx.Node) -> Layout:
     sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
     found = {d + shift: c for d, c in flow.layout(x).items() if len(c) > 1}
     for d in found:
-        if d < len(sizes) and isinstance(sizes[d], int) and sizes[d] >= 0:
-            raise Unfollowed(f"has its size written in the code: {sizes[d]}")
+        if d < len(sizes) and not flow.can_shrink(sizes[d]):
+            raise Unfollowed(f"has a size that does not shrink with the channels: {sizes[d]}")
     return found
 
 
@@ -252,5 +266,5 @@ SHAPES: dict[str, Rule] = {
     **dict.fromkeys(("channel_shuffle", "ChannelShuffle"), _channel_shuffle),
     **dict.fromkeys(("pixel_shuffle", "PixelShuffle", "pixel_unshuffle", "PixelUnshuffle"),
                     _pixel_shuffle),
-    "getitem": _item, "expand": _expand,
+    "stack": _stack, "getitem": _item, "expand": _expand,
 }  # fmt: skip

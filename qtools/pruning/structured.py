@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -25,6 +26,7 @@ def prune_channels(
     *,
     keep: Mapping[str, int] | None = None,
     score: Score = "l1",
+    round_to: int = 1,
     unsupported: Unsupported = "refuse",
 ) -> nn.Module:
     """Remove the channels with the lowest scores, and with them rows and columns of the weights.
@@ -49,6 +51,9 @@ def prune_channels(
         "l1" or "l2": the norm of a channel's filters, over all layers of its group; "gamma": the
         sum of ``|γ|`` of its BatchNorms; a function of a layer's weight [out, in, ...]; or a
         tensor for each layer of the groups to prune, of one score an output channel or a weight.
+    round_to : int
+        With a ratio: keep a multiple of so many channels, the nearest (a group of fewer stays
+        whole). Processors compute 8 or 16 channels at a time, and 11 may cost them as much as 16.
     unsupported
         What to do with a group that meets an operation through which channels are not followed:
         "refuse" it, or "keep" its channels. `channel_groups` lists such groups with the node.
@@ -74,7 +79,7 @@ def prune_channels(
     if (ratio is None) == (keep is None):
         raise ValueError(f"give either ratio or keep, got ratio={ratio} and keep={keep}")
     channels = Channels(model, example_inputs)
-    counts = _counts(channels, ratio, unsupported) if keep is None else dict(keep)
+    counts = _counts(channels, ratio, round_to, unsupported) if keep is None else dict(keep)
     for name, count in counts.items():
         _check_count(channels, name, count, unsupported)
     units = _lowest(channels, counts, score)
@@ -89,6 +94,7 @@ def prune_to_macs(
     share: float = 0.5,
     *,
     score: Score = "l1",
+    round_to: int = 1,
     unsupported: Unsupported = "refuse",
 ) -> nn.Module:
     """Remove the smallest ratio of all groups' channels that leaves ``share`` of the MACs.
@@ -98,7 +104,7 @@ def prune_to_macs(
 
     Parameters
     ----------
-    model, example_inputs, score, unsupported
+    model, example_inputs, score, round_to, unsupported
         As for `prune_channels`.
     share : float
         Of the model's multiplications (`qtools.flops.macs`), in (0, 1]: at most so many are left.
@@ -119,7 +125,7 @@ def prune_to_macs(
     )
 
     def at(ratio: float) -> tuple[nn.Module, set[int]]:
-        units = _lowest(channels, _counts(channels, ratio, unsupported), score)
+        units = _lowest(channels, _counts(channels, ratio, round_to, unsupported), score)
         return _without(model, channels, units), units
 
     low, high = 0, len(steps) - 1
@@ -140,8 +146,12 @@ def prune_to_macs(
     return pruned
 
 
-def _counts(channels: Channels, ratio: float | None, unsupported: Unsupported) -> dict[str, int]:
+def _counts(
+    channels: Channels, ratio: float | None, round_to: int, unsupported: Unsupported
+) -> dict[str, int]:
     """Return how many channels each group keeps."""
+    if round_to < 1:
+        raise ValueError(f"round_to must be at least 1, got {round_to}")
     if unsupported not in ("refuse", "keep"):
         raise ValueError(f"unsupported must be 'refuse' or 'keep', got {unsupported!r}")
     if ratio is None or not 0 <= ratio < 1:
@@ -149,10 +159,15 @@ def _counts(channels: Channels, ratio: float | None, unsupported: Unsupported) -
     for group in channels.groups:
         _check_followed(group, unsupported)
     free = [g for g in channels.groups if g.channels]
-    if not free and ratio > 0:
-        why = "; ".join(f"{g.name}: {g.held}" for g in channels.groups) or "no layers"
-        raise ValueError(f"model has no channels that can be removed ({why})")
-    return {g.name: max(1, g.channels - round(ratio * g.channels)) for g in free}
+    if all(g.channels < 2 for g in free) and ratio > 0:
+        why = "; ".join(f"{g.name}: {g.held or 'one channel'}" for g in channels.groups)
+        raise ValueError(f"model has no channels that can be removed ({why or 'no layers'})")
+    counts = {}
+    for group in free:
+        left = group.channels - round(ratio * group.channels)
+        left = max(1, math.floor(left / round_to + 0.5)) * round_to
+        counts[group.name] = min(left, group.channels)
+    return counts
 
 
 def _check_followed(group: ChannelGroup, unsupported: Unsupported) -> None:
@@ -185,8 +200,7 @@ def _lowest(channels: Channels, counts: Mapping[str, int], score: Score) -> set[
         scores = _scores(channels, group, score)
         rank = {u: i for i, u in enumerate(sorted(group._units, key=lambda u: (-scores[u], u)))}
         needed = set()
-        for roots in channels.roots.values():
-            own = set(roots.tolist())
+        for own in channels.slots.values():
             if own <= rank.keys():
                 needed.add(min(own, key=lambda u: rank[u]))
         stay = sorted(rank, key=lambda u: (u not in needed, rank[u]))[: max(n, len(needed))]
@@ -196,18 +210,17 @@ def _lowest(channels: Channels, counts: Mapping[str, int], score: Score) -> set[
 
 def _scores(channels: Channels, group: ChannelGroup, score: Score) -> dict[int, float]:
     """Return one score for each channel that can be removed: the sum over the layers it is in."""
-    tensors = dict(channels.flow.gm.named_parameters())
     total: dict[int, float] = dict.fromkeys(group._units, 0.0)
     norms = {n: (parameter, 0) for n, parameter in channels.flow.norms.items()}
     layers = {n: channels.flow.filters[n] for n in group.outputs}
     found = 0
     for layer, slot in norms.items() if score == "gamma" else layers.items():
         roots = channels.roots[slot]
-        if not total.keys() & set(roots.tolist()):
+        if not total.keys() & channels.slots[slot]:
             continue
         found += 1
-        weight = tensors[slot[0]].detach().movedim(slot[1], 0)
-        for unit, value in zip(roots.tolist(), _of_layer(layer, weight, score), strict=True):
+        values = _of_layer(layer, channels.flow.tensors[slot[0]].detach(), slot[1], score)
+        for unit, value in zip(roots.tolist(), values, strict=True):
             if unit in total:
                 total[unit] += value
     if not found:
@@ -215,26 +228,28 @@ def _scores(channels: Channels, group: ChannelGroup, score: Score) -> dict[int, 
     return total
 
 
-def _of_layer(layer: str, weight: Tensor, score: Score) -> list[float]:
-    """Return the scores of a layer's output channels, its weight being [out, ...]."""
+def _of_layer(layer: str, weight: Tensor, dim: int, score: Score) -> list[float]:
+    """Return the scores of a layer's channels, which are along this dimension of its weight."""
+    filters = weight.movedim(dim, 0)
     if score in ("l1", "gamma"):
-        values = weight.abs()
+        values = filters.abs()
     elif score == "l2":
-        values = weight.square()
+        values = filters.square()
     elif callable(score):
-        values = score(weight)
+        values = score(filters)
     elif isinstance(score, Mapping):
         if layer not in score:
             raise ValueError(f"score must have a tensor for each layer, {layer} is missing")
         values = score[layer]
+        values = values.movedim(dim, 0) if values.shape == weight.shape else values
     else:
         raise ValueError(f"score must be 'l1', 'l2', 'gamma', a function or tensors, got {score!r}")
-    if values.shape not in (weight.shape, weight.shape[:1]):
+    if values.shape not in (filters.shape, filters.shape[:1]):
         raise ValueError(
-            f"score must have shape {tuple(weight.shape)} or [{len(weight)}] for {layer},"
-            f" got {tuple(values.shape)}"
+            f"score must have shape {list(weight.shape)} or [{len(filters)}] for {layer},"
+            f" got {list(values.shape)}"
         )
-    sums = values.detach().double().flatten(1).sum(1) if values.ndim > 1 else values.double()
+    sums = values.detach().double().reshape(len(filters), -1).sum(1)
     if sums.isnan().any():
         raise ValueError(f"score must not be NaN, it is for {layer}")
     return sums.tolist()

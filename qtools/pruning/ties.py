@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +13,15 @@ Layout = dict[int, Tensor]
 
 
 class Hold(NamedTuple):
-    """Why a channel may not go: at which node, and whether it could if that were followed."""
+    """Why a channel may not go, at which node.
+
+    ``kind`` is "end" for what the network returns, "fixed" for what meets channels that stay, and
+    "unsupported" where a node is not followed, so that its channels could go if it were.
+    """
 
     node: str
     why: str
-    unsupported: bool
+    kind: Literal["end", "unsupported", "fixed"]
 
     def __str__(self) -> str:
         return f"{self.node} {self.why}"
