@@ -46,6 +46,10 @@ def points(n: int = 40) -> TensorDataset:
     return TensorDataset(x, classifier(32, seed=9)(x).argmax(-1))
 
 
+def norm_of_the_first_layer() -> Callable[[nn.Module], dict[str, float]]:
+    return lambda model: {"norm": next(model.parameters()).norm().item()}
+
+
 # ---- everything that draws by chance or has a state: noise in the data, dropout, BatchNorm
 
 
@@ -64,13 +68,12 @@ class Noisy:
         return moved, y
 
 
-def with_state(seed: int = 0) -> nn.Module:
-    return seeded(
-        lambda: nn.Sequential(
-            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 5)
-        ),
-        seed,
-    )
+def with_state(seed: int = 0, width: int = 8) -> nn.Module:
+    def make() -> nn.Module:
+        first, last = nn.Linear(6, width), nn.Linear(width, 5)
+        return nn.Sequential(first, nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3), last)
+
+    return seeded(make, seed)
 
 
 CHANCE = DistillConfig(epochs=10, batch_size=8, accumulation=2, lr=0.02, checkpoint_every=4)

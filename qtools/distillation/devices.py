@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 
 from qtools.distillation.config import DistillConfig
 from qtools.distillation.data import generators_kept
@@ -32,7 +32,7 @@ def accelerator(config: DistillConfig) -> Accelerator:
     cpu = config.device == "cpu"
     precision = config.precision
     if precision == "auto":
-        precision = "no" if cpu or os.environ.get("ACCELERATE_USE_CPU") == "true" else _best()
+        precision = "no" if cpu or parse_flag_from_env("ACCELERATE_USE_CPU") else _best()
     made = Accelerator(mixed_precision=precision, cpu=cpu)
     if made.distributed_type in _REFUSED:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
 import time
 import tomllib
@@ -18,7 +19,7 @@ from torch import nn
 
 from qtools.distillation.checkpoint import student_state
 from qtools.distillation.config import DistillConfig, refuse_unknown
-from qtools.distillation.history import History
+from qtools.distillation.history import History, Row
 from qtools.distillation.loop import Distiller
 from qtools.files import sha256, write_atomic
 from qtools.results import code_state, write_record
@@ -161,8 +162,8 @@ class Recipe:
             recipe=tomllib.loads(self.path.read_text(encoding="utf-8")),
             parameters=sum(p.numel() for p in student.parameters()),
             weights={"file": "student.safetensors", "sha256": sha256(content)},
-            last_step=history.steps[-1],
-            evaluations=history.evaluations,
+            last_step=_json(history.steps[-1]),
+            evaluations=[_json(row) for row in history.evaluations],
         )
 
 
@@ -200,6 +201,11 @@ def _imported(name: str, where: str, folder: Path) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"[{name}] make must name something to call, got {found!r}")
     return found
+
+
+def _json(row: Row) -> dict[str, float | None]:
+    """Return a row as JSON can hold it: what is not finite is null."""
+    return {name: value if math.isfinite(value) else None for name, value in row.items()}
 
 
 def _load(model: nn.Module, path: Path) -> None:
