@@ -40,49 +40,58 @@ class Candidates(NamedTuple):
 
 
 class Excess:
-    """``K(t) = Σ max(x - t, 0)`` for t >= 0, over the values on one side of 0, in bin widths.
+    """``K(t) = Σ max(±x - t, 0)`` for t >= 0, over the values on each side of 0, in bin widths.
 
     The values of a bin are spread evenly over it; the outermost bins are cut at the smallest and
     the largest value. So K is quadratic inside a bin, linear before the first value and 0 after
     the last: three numbers a bin give it everywhere, and sums of positive terms give the three.
+
+    ``counts`` holds those of each side from 0 outwards, ``low`` and ``high`` its smallest and
+    largest ``|x|``. All arrays here are [sides, bins]: two sides cost hardly more than one.
     """
 
-    def __init__(self, counts: np.ndarray, low: float, high: float) -> None:
-        c = np.zeros(math.floor(high) + 1)  # up to the bin that the largest value is in or ends
-        c[: len(counts)] = counts[: len(c)]
-        edges = np.arange(len(c) + 1.0)
-        edges[-1] = high
-        np.maximum(edges, low, out=edges)
-        size = np.diff(edges)
-        self.low, self.high, self.total, self.end = low, high, c.sum(), edges[1:]
-        self.half_density = np.divide(c, 2 * size, out=np.zeros_like(c), where=size > 0)
-        self.beyond = _sum_after(c)
-        self.excess = _sum_after(size * (self.beyond + c / 2))
-        in_bin = size * (self.excess + size * (self.beyond / 2 + size * self.half_density / 3))
-        #: ``Σ max(x - end, 0)²`` at the end of each bin, and ``Σ x²``.
-        self.squares = 2 * _sum_after(in_bin)
-        a, b = edges[:-1], edges[1:]
+    def __init__(self, counts: list[np.ndarray], low: list[float], high: list[float]) -> None:
+        self.high = max(high)
+        bins = math.floor(self.high) + 1  # up to the bin that the largest value is in or ends
+        c = np.zeros((len(counts), bins))
+        for row, own in zip(c, counts, strict=True):
+            row[: len(own)] = own[:bins]
+        self._low, self._high = np.array(low)[:, None], np.array(high)[:, None]
+        edges = np.arange(bins + 1.0)
+        edges = np.maximum(np.minimum(edges, self._high), self._low)
+        a, b = edges[:, :-1], edges[:, 1:]
+        size, self._end = b - a, b
+        self._half_density = np.divide(c, 2 * size, out=np.zeros_like(c), where=size > 0)
+        self._beyond = _sum_after(c)
+        self._excess = _sum_after(size * (self._beyond + c / 2))
+        in_bin = size * (self._excess + size * (self._beyond / 2 + size * self._half_density / 3))
+        #: ``Σ max(±x - end, 0)²`` at the end of each bin, and ``Σ x²``.
+        self._squares = 2 * _sum_after(in_bin)
         self.power = (c * (a * a + a * b + b * b)).sum() / 3
+        self._total = c.sum(axis=1) if self._low.any() else None
+        self._first = bins * np.arange(len(c))  # of each side's bins in the flattened arrays
 
     def __call__(self, t: np.ndarray) -> np.ndarray:
-        """K(t), float64 in the shape of t."""
-        inside = np.minimum(t, self.high)
-        if self.low > 0:
-            np.maximum(inside, self.low, out=inside)
+        """K(t) of each side, float64 [sides, rows, columns], for t [rows, columns]."""
+        inside = np.minimum(t, self._high[:, None])
+        if self._total is not None:
+            np.maximum(inside, self._low[:, None], out=inside)
         k = inside.astype(np.intp)
-        rest = np.subtract(self.end.take(k), inside, out=inside)
-        value = self.half_density.take(k)
+        k += self._first[:, None, None]
+        rest = np.subtract(self._end.take(k), inside, out=inside)
+        value = self._half_density.take(k)
         value *= rest
-        value += self.beyond.take(k)
+        value += self._beyond.take(k)
         value *= rest
-        value += self.excess.take(k)
-        if self.low > 0:
-            value += self.total * np.maximum(self.low - t, 0)
+        value += self._excess.take(k)
+        if self._total is not None:
+            value += self._total[:, None, None] * np.maximum(self._low[:, None] - t, 0)
         return value
 
     def clipped(self, t: np.ndarray) -> np.ndarray:
-        """Lower bound on ``Σ max(x - t, 0)²``: its value at the end of the bin of t."""
-        return self.squares.take(np.minimum(t, len(self.squares) - 1).astype(np.intp))
+        """Lower bound on ``Σ max(±x - t, 0)²``, t [sides, n]: its value at the end of t's bin."""
+        k = np.minimum(t, self._squares.shape[1] - 1).astype(np.intp)
+        return self._squares.take(k + self._first[:, None])
 
 
 def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Candidates:
@@ -118,23 +127,27 @@ def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Cand
     width, total = h.grid.width, float(h.counts.sum())
     low, high = h.x_min / width, h.x_max / width
     positive, negative = halves(h)
-    sides = (
-        Excess(negative, max(-high, 0.0), max(-low, 0.0)),
-        Excess(positive, max(low, 0.0), max(high, 0.0)),
-    )
+    # Most data after a ReLU has one side only.
+    sides = [
+        (side, part, max(near, 0.0), far)
+        for side, part, near, far in ((-1, negative, -high, -low), (1, positive, low, high))
+        if far > 0
+    ]
+    excess = Excess(*map(list, list(zip(*sides, strict=True))[1:]))
     scales, n = _scales(h, spec), spec.qmax - spec.qmin
     above = _levels_above(spec)
+    outermost = np.array([above if side > 0 else n - above for side, *_ in sides])
     found: list[tuple[np.ndarray, np.ndarray]] = []
     least, start, rows = math.inf, 0, max(1, min(_ROWS, _BLOCK // n))
     while start < len(scales):
         # That of the scale at hand bounds all smaller ones; its sum may be off by a rounding.
-        s = scales[start]
-        clipped = sides[0].clipped(s * (n - above)) + sides[1].clipped(s * above)
+        clipped = excess.clipped(scales[start] * outermost).sum(axis=0)
         if prune and clipped.min() > least * (1 + 1e-9):
             break
-        found.append(_search(sides, scales[start : start + rows], spec))
+        found.append(_search(excess, outermost, scales[start : start + rows], n))
         least, start = min(least, found[-1][1].min()), start + rows
-    above, error = (np.concatenate(part) for part in zip(*found, strict=True))
+    best, error = (np.concatenate(part) for part in zip(*found, strict=True))
+    above = above[best]
     scales = scales[: len(above)]
     # Symmetric: the range that means this scale is ±s (qmax - z), though one more code is below.
     below = above if spec.symmetric else spec.qmax - spec.qmin - above
@@ -145,23 +158,20 @@ def squared_error(h: Histogram, spec: QuantSpec, *, prune: bool = False) -> Cand
 
 
 def _search(
-    sides: tuple[Excess, Excess], scales: np.ndarray, spec: QuantSpec
+    excess: Excess, outermost: np.ndarray, scales: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each scale the best number of levels above 0, and the summed squared error with it."""
-    n = spec.qmax - spec.qmin
-    earned = np.zeros((2, len(scales), n + 1))
-    for side, row in zip(sides, earned, strict=True):
-        if side.total:
-            # Levels past the last value earn nothing.
-            some = min(n, math.ceil(side.high / scales[-1]))
-            middles = scales[:, None] * (np.arange(some) + 0.5)
-            side(middles).cumsum(axis=1, out=row[:, 1 : some + 1])
-            row[:, some + 1 :] = row[:, some, None]
-    above = _levels_above(spec)
-    gain = earned[0][:, n - above] + earned[1][:, above]
+    """For each scale the best column of ``outermost``, and the summed squared error with it."""
+    # Levels past the last value earn nothing.
+    some = min(n, math.ceil(excess.high / scales[-1]))
+    earned = np.zeros((len(outermost), len(scales), n + 1))
+    each = excess(scales[:, None] * (np.arange(some) + 0.5))
+    each.cumsum(axis=2, out=earned[:, :, 1 : some + 1])
+    earned[:, :, some + 1 :] = earned[:, :, some, None]
+    gain = earned[0].take(outermost[0], axis=1)
+    for row, levels in zip(earned[1:], outermost[1:], strict=True):
+        gain += row.take(levels, axis=1)
     best = gain.argmax(axis=1)
-    error = sides[0].power + sides[1].power - 2 * scales * gain[np.arange(len(scales)), best]
-    return above[best], error
+    return best, excess.power - 2 * scales * gain[np.arange(len(scales)), best]
 
 
 def _levels_above(spec: QuantSpec) -> np.ndarray:
@@ -264,8 +274,10 @@ def _x_log_x(x: np.ndarray) -> np.ndarray:
 
 
 def _sum_after(x: np.ndarray) -> np.ndarray:
-    """Sum of the elements after each one."""
-    return np.concatenate([x[:0:-1].cumsum()[::-1], [0.0]])
+    """Sum of the elements after each one, along the rows."""
+    total = np.zeros_like(x)
+    x[:, :0:-1].cumsum(axis=1, out=total[:, -2::-1])
+    return total
 
 
 def zero_point(spec: QuantSpec) -> int:

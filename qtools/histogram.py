@@ -93,9 +93,15 @@ def _count_piece(piece: Tensor, grid: Grid, bins: int) -> tuple[Tensor, int]:
 
 def regrid(counts: Tensor, old: Grid, new: Grid) -> Tensor:
     """Move counts to a grid as coarse or coarser: whole bins merge, no count is split."""
-    filled = counts.nonzero()[:, 0]
-    target = ((filled + old.start) >> (new.exponent - old.exponent)) - new.start
-    return torch.zeros_like(counts).index_add_(0, target, counts[filled])
+    if new.exponent == old.exponent:
+        return counts.roll(old.start - new.start)  # only empty bins leave at an end
+    before = counts.numpy(force=True)
+    filled = np.flatnonzero(before)
+    after = np.zeros_like(before)
+    np.add.at(
+        after, ((filled + old.start) >> (new.exponent - old.exponent)) - new.start, before[filled]
+    )
+    return torch.from_numpy(after).to(counts.device)
 
 
 def halves(h: Histogram) -> tuple[np.ndarray, np.ndarray]:

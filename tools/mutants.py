@@ -34,7 +34,7 @@ MUTANTS = (
     Mutant(
         "zero not in the range",
         "qtools/affine.py",
-        "low, high = torch.minimum(low, zero), torch.maximum(high, zero)",
+        "low, high = low.clamp_max(0), high.clamp_min(0)",
         "pass",
     ),
     Mutant(
