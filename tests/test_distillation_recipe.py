@@ -140,7 +140,9 @@ def test_a_checkpoint_needs_resume_and_resume_a_checkpoint(file, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_is_one_clear_message(file):
-    file.write_text(CLASSIFIER.replace("checkpoint_every = 3", "lr = 1e38\nmax_norm = 0"))
+    huge = {name: 1e38 * t for name, t in classifier().state_dict().items()}
+    save_file(huge, file.parent / "huge.safetensors")
+    file.write_text(CLASSIFIER.replace("[teacher]", 'weights = "huge.safetensors"\n[teacher]'))
     result = distill(file)
     assert result.exit_code == 2
     assert "is not finite" in result.output
