@@ -976,4 +976,218 @@ MISTAKES = [
         """,
         "the signs of its codes must change",
     ),
+    Mistake(
+        "08-pruning",
+        "groups",
+        """
+        def n_m_mask(score, n, m):
+            groups = score.T.reshape(-1, m)
+            best = groups.topk(n, dim=1).indices
+            mask = torch.zeros_like(groups, dtype=torch.bool).scatter(1, best, True)
+            return mask.reshape(score.T.shape).T
+        """,
+        "not down a column",
+    ),
+    Mistake(
+        "08-pruning",
+        "groups",
+        """
+        def n_m_mask(score, n, m):
+            groups = score.reshape(-1, m)
+            lowest = groups.kthvalue(m - n + 1, dim=1, keepdim=True).values
+            return (groups >= lowest).reshape(score.shape)
+        """,
+        "still exactly n of m",
+    ),
+    Mistake(
+        "08-pruning",
+        "groups",
+        """
+        def n_m_mask(score, n, m):
+            kept = score.numel() * n // m
+            mask = torch.zeros(score.numel(), dtype=torch.bool)
+            mask[score.flatten().topk(kept).indices] = True
+            return mask.reshape(score.shape)
+        """,
+        "compare within a group",
+    ),
+    Mistake(
+        "08-pruning",
+        "groups",
+        """
+        def n_m_mask(score, n, m):
+            groups = score.reshape(-1, m)
+            best = groups.topk(n, dim=1, largest=False).indices
+            mask = torch.zeros_like(groups, dtype=torch.bool).scatter(1, best, True)
+            return mask.reshape(score.shape)
+        """,
+        "the highest scores stay",
+    ),
+    Mistake(
+        "08-pruning",
+        "operate",
+        """
+        def operate(w, H):
+            inverse = torch.linalg.inv(H)
+            q = w.abs().argmin().item()
+            new = w - w[q] / inverse[q, q] * inverse[:, q]
+            new[q] = 0
+            return q, new
+        """,
+        "nobody can replace it",
+    ),
+    Mistake(
+        "08-pruning",
+        "operate",
+        """
+        def operate(w, H):
+            q = (w**2 * H.diagonal()).argmin().item()
+            inverse = torch.linalg.inv(H)
+            new = w - w[q] / inverse[q, q] * inverse[:, q]
+            new[q] = 0
+            return q, new
+        """,
+        "divide by the diagonal of H's inverse",
+    ),
+    Mistake(
+        "08-pruning",
+        "operate",
+        """
+        def operate(w, H):
+            inverse = torch.linalg.inv(H)
+            q = (w**2 / inverse.diagonal()).argmin().item()
+            new = w + w[q] / inverse[q, q] * inverse[:, q]
+            new[q] = 0
+            return q, new
+        """,
+        "the wrong way",
+    ),
+    Mistake(
+        "08-pruning",
+        "operate",
+        """
+        def operate(w, H):
+            inverse = torch.linalg.inv(H)
+            q = (w**2 / inverse.diagonal()).argmin().item()
+            new = w.clone()
+            new[q] = 0
+            return q, new
+        """,
+        "the others move, too",
+    ),
+    Mistake(
+        "08-pruning",
+        "compensate",
+        """
+        def compensate(W, mask, H):
+            new = W * mask
+            for i, kept in enumerate(mask):
+                pull = H[kept][:, ~kept] @ W[i, ~kept]
+                new[i, kept] -= torch.linalg.solve(H[kept][:, kept], pull)
+            return new
+        """,
+        "what it did is still to be done",
+    ),
+    Mistake(
+        "08-pruning",
+        "compensate",
+        """
+        def compensate(W, mask, H):
+            new = W * mask
+            inverse = torch.linalg.inv(H)
+            for i, kept in enumerate(mask):
+                new[i, kept] += inverse[kept][:, kept] @ H[kept][:, ~kept] @ W[i, ~kept]
+            return new
+        """,
+        "invert H_KK, not H",
+    ),
+    Mistake(
+        "08-pruning",
+        "compensate",
+        """
+        def compensate(W, mask, H):
+            new, kept = W * mask, mask[0]
+            pull = H[kept][:, ~kept] @ W[:, ~kept].T
+            new[:, kept] += torch.linalg.solve(H[kept][:, kept], pull).T
+            return new
+        """,
+        "each row has its own mask",
+    ),
+    Mistake(
+        "08-pruning",
+        "compensate",
+        """
+        def compensate(W, mask, H):
+            return W * mask
+        """,
+        "weight 0 must take over",
+    ),
+    Mistake(
+        "08-pruning",
+        "bytes",
+        """
+        def bitmap_bytes(numel, kept, bits):
+            return -(-kept // 8) + -(-kept * bits // 8)
+
+
+        def csr_bytes(rows, kept, bits, column_bits):
+            return 4 * (rows + 1) + -(-kept * bits // 8) + -(-kept * column_bits // 8)
+
+
+        def csr_pays(bits, column_bits):
+            return 1 - bits / (bits + column_bits)
+        """,
+        "not only for those kept",
+    ),
+    Mistake(
+        "08-pruning",
+        "bytes",
+        """
+        def bitmap_bytes(numel, kept, bits):
+            return numel // 8 + kept * bits // 8
+
+
+        def csr_bytes(rows, kept, bits, column_bits):
+            return 4 * (rows + 1) + kept * bits // 8 + kept * column_bits // 8
+
+
+        def csr_pays(bits, column_bits):
+            return 1 - bits / (bits + column_bits)
+        """,
+        "round up",
+    ),
+    Mistake(
+        "08-pruning",
+        "bytes",
+        """
+        def bitmap_bytes(numel, kept, bits):
+            return -(-numel // 8) + -(-kept * bits // 8)
+
+
+        def csr_bytes(rows, kept, bits, column_bits):
+            return 4 * rows + -(-kept * bits // 8) + -(-kept * column_bits // 8)
+
+
+        def csr_pays(bits, column_bits):
+            return 1 - bits / (bits + column_bits)
+        """,
+        "10 rows have 11 starts",
+    ),
+    Mistake(
+        "08-pruning",
+        "bytes",
+        """
+        def bitmap_bytes(numel, kept, bits):
+            return -(-numel // 8) + -(-kept * bits // 8)
+
+
+        def csr_bytes(rows, kept, bits, column_bits):
+            return 4 * (rows + 1) + -(-kept * bits // 8) + -(-kept * column_bits // 8)
+
+
+        def csr_pays(bits, column_bits):
+            return bits / (bits + column_bits)
+        """,
+        "The sparsity is 1 minus it",
+    ),
 ]
