@@ -40,7 +40,7 @@ def power_iteration(
     """``v ← WᵀW v / ‖WᵀW v‖``, then ``σ = ‖W v‖`` and ``u = W v / σ``.
 
     **Rate.** Let θ_t be the angle between v after t iterations and v₁. Unless v starts at a right
-    angle to v₁ ::
+    angle to v₁::
 
         tan θ_t ≤ (σ₂/σ₁)^{2t} tan θ₀
 

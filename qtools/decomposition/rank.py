@@ -44,7 +44,7 @@ def best_rank_k(weight: Tensor, k: int) -> LowRank:
     """``W_k = Σ_{i≤k} σ_i u_i v_iᵀ``, split as ``left = U_k √Σ_k`` and ``right = √Σ_k V_kᵀ``.
 
     **Eckart–Young–Mirsky.** Let W have the singular values σ₁ ≥ σ₂ ≥ ... Then every matrix B of
-    rank at most k satisfies ::
+    rank at most k satisfies::
 
         ‖W − B‖_F² ≥ Σ_{i>k} σ_i² = ‖W − W_k‖_F²      (Eckart and Young 1936)
         ‖W − B‖₂   ≥ σ_{k+1}      = ‖W − W_k‖₂        (Mirsky 1960, for all such norms)

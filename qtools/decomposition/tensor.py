@@ -25,7 +25,7 @@ def tucker2(conv: nn.Conv2d, rank_in: int, rank_out: int) -> nn.Sequential:
     `tucker2_break_even`.
 
     The fit starts from the SVDs of the two unfoldings. With t_out² and t_in² the sums of the
-    squared singular values that they leave out, ::
+    squared singular values that they leave out::
 
         max(t_out, t_in) ≤ least error ≤ error of the start ≤ sqrt(t_out² + t_in²)
 
@@ -77,12 +77,12 @@ def cp(
     ``break_even_rank(out, in, kh, kw)``.
 
     **What can go wrong.** Unlike a matrix, a tensor may have no best approximation of rank r: terms
-    grow without bound and cancel (de Silva and Lim 2008). Where there is one, finding it is
-    NP-hard. So the fit, alternating least squares in float64, is tried from several starts: the
-    SVDs of the unfoldings first, random numbers then. The nearest result is kept, its terms spread
-    evenly over the four factors. A ridge of 1e-9 (kernel of norm 1) holds the terms together. No
-    result is promised to be the nearest there is, nor to have settled in `max_iterations`: measure
-    it, ``(merged_kernel(chain) - conv.weight).norm()``.
+    grow without bound and cancel (de Silva and Lim 2008). Where there is one, finding it is NP-hard
+    (Hillar and Lim 2013). So the fit, alternating least squares in float64, is tried from several
+    starts: the SVDs of the unfoldings first, random numbers then. The nearest result is kept, its
+    terms spread evenly over the four factors. A ridge of 1e-9 (kernel of norm 1) holds the terms
+    together. No result is promised to be the nearest there is, nor to have settled in
+    `max_iterations`: measure it, ``(merged_kernel(chain) - conv.weight).norm()``.
 
     Parameters
     ----------

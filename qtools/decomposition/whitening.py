@@ -12,7 +12,7 @@ def whitened_rank_k(weight: Tensor, k: int, gram: Tensor) -> LowRank:
     """``argmin ‖X (W − B)ᵀ‖_F`` over rank B ≤ k, where ``gram = XᵀX / n``: ``B = U_k U_kᵀ W``.
 
     With ``S = gram^½`` the error is ``√n ‖(W − B) S‖_F``, so Eckart–Young asks that B S be the best
-    approximation of W S. If S has an inverse, ::
+    approximation of W S. If S has an inverse::
 
         B = best_rank_k(W S) S⁻¹ = U_k U_kᵀ (W S) S⁻¹ = U_k U_kᵀ W
 
