@@ -1190,4 +1190,149 @@ MISTAKES = [
         """,
         "The sparsity is 1 minus it",
     ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "power",
+        """
+        def largest(W, v, rounds):
+            v = v / v.norm()
+            for _ in range(rounds):
+                v = W.T @ (W @ v)
+                sigma = v.norm()
+                v = v / sigma
+            return sigma, W @ v / (W @ v).norm(), v
+        """,
+        "9 is sigma squared",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "power",
+        """
+        def largest(W, v, rounds):
+            for _ in range(rounds):
+                v = W.T @ (W @ v)
+            image = W @ v
+            return image.norm(), image / image.norm(), v
+        """,
+        "divide by its length in each round",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "power",
+        """
+        def largest(W, v, rounds):
+            v = v / v.norm()
+            for _ in range(rounds):
+                v = W.T @ (W @ v)
+                v = v / v.norm()
+            image = W @ v
+            return image.norm(), image, v
+        """,
+        "divide W v by sigma",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "choose",
+        """
+        def choose(W, energy):
+            s = torch.linalg.svdvals(W)
+            k = int((s.cumsum(0) / s.sum() < energy).sum()) + 1
+            m, n = W.shape
+            return k if k * (m + n) < m * n else None
+        """,
+        "energy is a sum of squares",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "choose",
+        """
+        def choose(W, energy):
+            squares = torch.linalg.svdvals(W) ** 2
+            k = int((squares.cumsum(0) / squares.sum() < energy).sum()) + 1
+            m, n = W.shape
+            return k if k * (m + n) <= m * n else None
+        """,
+        "that is not fewer",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "choose",
+        """
+        def choose(W, energy):
+            squares = torch.linalg.svdvals(W) ** 2
+            return int((squares.cumsum(0) / squares.sum() < energy).sum()) + 1
+        """,
+        "return None",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "cut",
+        """
+        def cut(W, b, X, k):
+            U, s, Vh = torch.linalg.svd(W, full_matrices=False)
+            L, R = U[:, :k] * s[:k], Vh[:k]
+            return L, R, b + (W - L @ R) @ X.mean(0)
+        """,
+        "cut W S, not W",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "cut",
+        """
+        def cut(W, b, X, k):
+            U = torch.linalg.svd(W @ (X - X.mean(0)).T, full_matrices=False).U[:, :k]
+            return U, U.T @ W, b
+        """,
+        "you left it as it was",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "cut",
+        """
+        def cut(W, b, X, k):
+            L = torch.linalg.svd(W @ X.T, full_matrices=False).U[:, :k]
+            R = L.T @ W
+            return L, R, b + (W - L @ R) @ X.mean(0)
+        """,
+        "subtract the mean before you cut",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "split",
+        """
+        def split(kernel, k):
+            o, i, kh, kw = kernel.shape
+            u, s, vh = torch.linalg.svd(kernel.reshape(i * kh, o * kw), full_matrices=False)
+            column = (u[:, :k] * s[:k]).T.reshape(k, i, kh, 1)
+            return column, vh[:k].reshape(k, o, kw).transpose(0, 1).reshape(o, k, 1, kw)
+        """,
+        "permute first",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "split",
+        """
+        def split(kernel, k):
+            o, i, kh, kw = kernel.shape
+            matrix = kernel.permute(1, 2, 0, 3).reshape(i * kh, o * kw)
+            u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+            column = (u[:, :k] * s[:k]).T.reshape(k, i, kh, 1)
+            row = (s[:k, None] * vh[:k]).reshape(k, o, kw).transpose(0, 1)
+            return column, row.reshape(o, k, 1, kw)
+        """,
+        "their product has it twice",
+    ),
+    Mistake(
+        "10-low-rank-decomposition",
+        "split",
+        """
+        def split(kernel, k):
+            o, i, kh, kw = kernel.shape
+            matrix = kernel.permute(1, 2, 0, 3).reshape(i * kh, o * kw)
+            u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+            column = (u[:, :k] * s[:k]).T.reshape(k, i, 1, kh)
+            return column, vh[:k].reshape(k, o, kw).transpose(0, 1).reshape(o, k, kw, 1)
+        """,
+        "column must be [k, i, kh, 1]",
+    ),
 ]
