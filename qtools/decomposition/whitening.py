@@ -11,8 +11,8 @@ from qtools.decomposition.rank import LowRank, best_rank_k, check_rank, checked_
 def whitened_rank_k(weight: Tensor, k: int, gram: Tensor) -> LowRank:
     """``argmin ‖X (W − B)ᵀ‖_F`` over rank B ≤ k, where ``gram = XᵀX / n``: ``B = U_k U_kᵀ W``.
 
-    With ``S = gram^½`` the error is ``√n ‖(W − B) S‖_F``, so Eckart–Young asks that B S be the best
-    approximation of W S. If S has an inverse::
+    With any S such that ``S Sᵀ = gram`` the error is ``√n ‖(W − B) S‖_F``, so Eckart–Young asks
+    that B S be the best approximation of W S. If S has an inverse::
 
         B = best_rank_k(W S) S⁻¹ = U_k U_kᵀ (W S) S⁻¹ = U_k U_kᵀ W
 
@@ -71,7 +71,9 @@ def whitened_rank_k(weight: Tensor, k: int, gram: Tensor) -> LowRank:
 
 
 def whitened_singular_values(weight: Tensor, gram: Tensor) -> Tensor:
-    """``σ_i(W S)``, ``S = gram^½``: those of the outputs X Wᵀ, divided by √n. For `rank_by_energy`.
+    """``σ_i(W S)``, ``S Sᵀ = gram``: those of the outputs X Wᵀ, divided by √n.
+
+    `rank_by_energy` of them keeps that share of the outputs.
 
     The error of `whitened_rank_k` is ``√n · sqrt(Σ_{i>k} σ_i²)``.
 
@@ -95,7 +97,7 @@ def rank_k(weight: Tensor, k: int, gram: Tensor | None) -> LowRank:
 
 
 def _root(gram: Tensor, like: Tensor) -> Tensor:
-    """``gram^½ = Q √Λ Qᵀ``."""
+    """``S = Q √Λ`` with ``S Sᵀ = Q Λ Qᵀ = gram``."""
     n = like.shape[1]
     if gram.shape != (n, n):
         raise ValueError(f"gram must have shape [{n}, {n}], got {list(gram.shape)}")
@@ -107,4 +109,4 @@ def _root(gram: Tensor, like: Tensor) -> Tensor:
         raise ValueError(f"gram must be positive semidefinite, got eigenvalue {values[0]:.3g}")
     # What rounding leaves of an eigenvalue 0 would have a root far above rounding.
     values = torch.where(values > n * torch.finfo(values.dtype).eps * values[-1], values, 0)
-    return (vectors * values.sqrt()) @ vectors.T
+    return vectors * values.sqrt()
