@@ -1191,6 +1191,193 @@ MISTAKES = [
         "The sparsity is 1 minus it",
     ),
     Mistake(
+        "09-distillation",
+        "soften",
+        """
+        def soften(v, T):
+            powers = torch.exp(v / T)
+            return powers / powers.sum(-1, keepdim=True)
+
+        def push(z, v, T):
+            return (soften(z, T) - soften(v, T)) / T
+        """,
+        "subtract the largest logit first",
+    ),
+    Mistake(
+        "09-distillation",
+        "soften",
+        """
+        def soften(v, T):
+            return (v * T).softmax(-1)
+
+        def push(z, v, T):
+            return (soften(z, T) - soften(v, T)) / T
+        """,
+        "divide by T, do not multiply",
+    ),
+    Mistake(
+        "09-distillation",
+        "soften",
+        """
+        def soften(v, T):
+            return (v / T).softmax(-1)
+
+        def push(z, v, T):
+            return soften(z, T) - soften(v, T)
+        """,
+        "a factor 1 / T is missing",
+    ),
+    Mistake(
+        "09-distillation",
+        "soften",
+        """
+        def soften(v, T):
+            return (v / T).softmax(-1)
+
+        def push(z, v, T):
+            return (soften(v, T) - soften(z, T)) / T
+        """,
+        "the wrong sign",
+    ),
+    Mistake(
+        "09-distillation",
+        "hinton",
+        """
+        def hinton(z, v, y, T, alpha):
+            log_q, log_p = (z / T).log_softmax(-1), (v / T).log_softmax(-1)
+            divergence = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+            hard = -z.log_softmax(-1)[torch.arange(len(y)), y].mean()
+            return alpha * divergence + (1 - alpha) * hard
+        """,
+        "T² is missing",
+    ),
+    Mistake(
+        "09-distillation",
+        "hinton",
+        """
+        def hinton(z, v, y, T, alpha):
+            log_q, log_p = (z / T).log_softmax(-1), (v / T).log_softmax(-1)
+            divergence = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+            hard = -log_q[torch.arange(len(y)), y].mean()
+            return alpha * T**2 * divergence + (1 - alpha) * hard
+        """,
+        "the loss on the labels is at temperature 1",
+    ),
+    Mistake(
+        "09-distillation",
+        "hinton",
+        """
+        def hinton(z, v, y, T, alpha):
+            q, p = (z / T).softmax(-1), (v / T).softmax(-1)
+            divergence = (p * (p / q).log()).sum(-1).mean()
+            hard = -z.log_softmax(-1)[torch.arange(len(y)), y].mean()
+            return alpha * T**2 * divergence + (1 - alpha) * hard
+        """,
+        "use log_softmax",
+    ),
+    Mistake(
+        "09-distillation",
+        "hinton",
+        """
+        def hinton(z, v, y, T, alpha):
+            log_q, p = (z / T).log_softmax(-1), (v / T).softmax(-1)
+            hard = -z.log_softmax(-1)[torch.arange(len(y)), y].mean()
+            return -alpha * T**2 * (p * log_q).sum(-1).mean() + (1 - alpha) * hard
+        """,
+        "the divergence is 0 (the cross-entropy is not)",
+    ),
+    Mistake(
+        "09-distillation",
+        "paired",
+        """
+        import math
+
+        def paired_interval(a, b, t):
+            d = [x - y for x, y in zip(a, b, strict=True)]
+            mean = sum(d) / len(d)
+            half = t * math.sqrt(sum((one - mean) ** 2 for one in d)) / len(d)
+            return mean, mean - half, mean + half
+
+        clear = "first"
+        """,
+        "divided by n - 1 = 2, not by n",
+    ),
+    Mistake(
+        "09-distillation",
+        "paired",
+        """
+        import math
+        import statistics
+
+        def paired_interval(a, b, t):
+            mean = statistics.mean(a) - statistics.mean(b)
+            spread = statistics.variance(a) + statistics.variance(b)
+            half = t * math.sqrt(spread / len(a))
+            return mean, mean - half, mean + half
+
+        clear = "first"
+        """,
+        "take differences before the spread",
+    ),
+    Mistake(
+        "09-distillation",
+        "paired",
+        """
+        import math
+        import statistics
+
+        def paired_interval(a, b, t):
+            d = [x - y for x, y in zip(a, b, strict=True)]
+            half = t * statistics.stdev(d) / math.sqrt(len(d))
+            return statistics.mean(d), statistics.mean(d) - half, statistics.mean(d) + half
+
+        clear = "second"
+        """,
+        "look at the signs of the differences",
+    ),
+    Mistake(
+        "09-distillation",
+        "hidden",
+        """
+        import torch.nn.functional as F
+
+        def hidden_loss(s, t, mask):
+            total = 0.0
+            for a, b in zip(s, t, strict=True):
+                a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
+                total = total + ((a - b).square().sum(-1) * mask).mean()
+            return total
+        """,
+        "divide by the tokens that count",
+    ),
+    Mistake(
+        "09-distillation",
+        "hidden",
+        """
+        import torch.nn.functional as F
+
+        def hidden_loss(s, t, mask):
+            total = sum(((a - b).square().sum(-1) * mask).sum() for a, b in zip(s, t))
+            return total / mask.sum()
+        """,
+        "normalise both first",
+    ),
+    Mistake(
+        "09-distillation",
+        "hidden",
+        """
+        import torch.nn.functional as F
+
+        def hidden_loss(s, t, mask):
+            total = 0.0
+            for a, b in zip(s, t, strict=True):
+                a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
+                total = total + (a - b).square().sum(-1).mean()
+            return total
+        """,
+        "what stands in the padding changes your loss",
+    ),
+    Mistake(
         "10-low-rank-decomposition",
         "power",
         """
