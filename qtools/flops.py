@@ -34,9 +34,9 @@ def macs(model: nn.Module, *inputs: object) -> int:
         model.eval()
         torch.backends.mha.set_fastpath_enabled(False)
         # Fused attention is not counted on every device; its matrix products are.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            with torch.no_grad():
-                model(*inputs)
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            model(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module in training:

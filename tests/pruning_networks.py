@@ -128,7 +128,15 @@ class Halves(nn.Module):
 
 
 class Parameters(nn.Module):
-    """Parameters and buffers that are added and multiplied as they are."""
+    """Parameters and buffers that are added and multiplied as they are; a weight computed."""
+
+    class Scaled(nn.Conv2d):
+        def __init__(self, *sizes: int) -> None:
+            super().__init__(*sizes)
+            self.gain = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.weight * self.gain, self.bias)
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,24 +144,29 @@ class Parameters(nn.Module):
         self.bias, self.scale = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(1, 8, 1, 1))
         self.place = nn.Parameter(torch.randn(8, 8, 8))
         self.register_buffer("shift", torch.randn(8, 1, 1))
-        self.slope, self.out = nn.PReLU(8), nn.Linear(8, 2)
+        self.slope, self.scaled, self.out = nn.PReLU(8), self.Scaled(8, 6, 3), nn.Linear(6, 2)
+        self.kinds = nn.Embedding(4, 6)
 
     def forward(self, x: Tensor) -> Tensor:
+        kind = (x.sum((1, 2, 3)) > 0).long()
         x = (self.a(x) + self.bias.view(1, -1, 1, 1)) * self.scale + self.place - self.shift
-        return self.out(self.slope(x).sum((2, 3)))
+        y = self.scaled(self.slope(x)).sum((2, 3))
+        return self.out(y * self.kinds(kind))
 
 
 class Norms(nn.Module):
-    """Normalisation by groups of channels and by channel."""
+    """Normalisation by groups of channels and by channel, with and without parameters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.n = nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16)
         self.b, self.i = nn.Conv2d(16, 8, 3), nn.InstanceNorm2d(8, affine=True)
+        self.plain = nn.Sequential(nn.InstanceNorm2d(8), nn.GroupNorm(2, 8, affine=False))
         self.fc = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.softplus(self.i(self.b(F.gelu(self.n(self.a(x)))))).amax((2, 3)))
+        x = self.plain(self.i(self.b(F.gelu(self.n(self.a(x))))))
+        return self.fc(torch.max(F.softplus(x).max(3)[0], dim=2).values)
 
 
 class Sequences(nn.Module):
@@ -205,8 +218,8 @@ class Attention(nn.Module):
         x = self.a(x)
         n, c, h, w = x.size()
         q, k = self.q(x).view(n, -1, h * w).permute(0, 2, 1), self.k(x).view(n, -1, h * w)
-        y = self.v(x).flatten(2) @ torch.bmm(q, k).softmax(-1).transpose(1, 2)
-        return self.out(self.gamma * y.reshape(n, c, h, w) + x)
+        y = (self.v(x).flatten(2) @ torch.bmm(q, k).softmax(-1).transpose(1, 2)).view_as(x)
+        return self.out(self.gamma * y + x.reshape(n, c, h, w))
 
 
 FOLLOWED = (UNet, TwoBranches, Depthwise, Shared, SqueezeExcite, Joined, Halves, Parameters, Norms,

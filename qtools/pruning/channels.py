@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -14,8 +12,8 @@ from qtools.pruning.flow import Flow
 from qtools.pruning.rules import RULES
 from qtools.pruning.ties import Hold
 
-#: The arguments of a call: one tensor, or all of them in a tuple.
-Example = Tensor | tuple[object, ...]
+#: The arguments of a call: one tensor, or all of them in a tuple or list.
+Example = Tensor | tuple[object, ...] | list[object]
 Unsupported = Literal["refuse", "keep"]
 #: Which of several reasons to name.
 _PRECEDENCE = ("end", "unsupported", "fixed")
@@ -53,9 +51,9 @@ class Channels:
 
     def __init__(self, model: nn.Module, example_inputs: Example) -> None:
         check_model(model)
-        example = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        self.example = example
-        self.flow = flow = Flow(model, example, RULES)
+        several = isinstance(example_inputs, (tuple, list))
+        self.example = tuple(example_inputs) if several else (example_inputs,)
+        self.flow = flow = Flow(model, self.example, RULES)
         self.roots = {
             (name, dim): flow.ties.roots(channels)
             for name, layout in flow.slots.items()
@@ -97,16 +95,6 @@ class Channels:
         return ChannelGroup(
             layers[0], len(free), layers, tuple(reads), held, free, tuple(dict.fromkeys(refused))
         )
-
-    def removed(self, units: set[int]) -> dict[str, dict[int, Tensor]]:
-        """Return the indices left of each parameter that loses some, by name and dimension."""
-        left: dict[str, dict[int, Tensor]] = defaultdict(dict)
-        gone = torch.tensor(sorted(units), dtype=torch.int64)
-        for (name, dim), roots in self.roots.items():
-            stays = ~torch.isin(roots, gone)
-            if not stays.all():
-                left[name][dim] = stays.nonzero().flatten()
-        return left
 
 
 def channel_groups(model: nn.Module, example_inputs: Example) -> list[ChannelGroup]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qtools.pruning.channels import Channels
-from qtools.pruning.flow import Runner, traced
+from qtools.pruning.flow import Runner, copied, traced
 
 #: By how much values may differ, relative to the largest that goes in or out of a node: far more
 #: than rounding, far less than a channel in the wrong place.
@@ -99,5 +99,5 @@ def check_pruned(channels: Channels, pruned: nn.Module, units: set[int]) -> None
         raise ValueError("model must not change its operations with the number of channels")
     with torch.no_grad():
         whole = _Masked(channels, units)
-        whole.run(*channels.example)
-        _Compared(smaller, whole.left).run(*channels.example)
+        whole.run(*copied(channels.example))
+        _Compared(smaller, whole.left).run(*copied(channels.example))

@@ -28,9 +28,20 @@ def traced(model: nn.Module) -> fx.GraphModule:
     ValueError
         If torch.fx cannot follow the model.
     """
-    gm = trace(model)
+    try:
+        gm = trace(model)
+    except ValueError as error:
+        raise ValueError(f"model{str(error).removeprefix('m')}") from error
     gm.graph.eliminate_dead_code()
     return gm
+
+
+def copied(example: Sequence[object]) -> Any:
+    """Return the arguments of a call with tensors of their own, which a model may change."""
+    arguments: Any = tuple(example)
+    return fx.node.map_aggregate(
+        arguments, lambda v: v.detach().clone() if isinstance(v, Tensor) else v
+    )
 
 
 class Runner(fx.Interpreter):
@@ -80,9 +91,11 @@ class Flow:
         Those of each parameter and buffer, by its name in the network.
     attributes
         The name of the parameter or buffer that a node reads.
-    filters, norms
+    filters, gammas
         Of each layer with weights, by name: the parameter and dimension that make its output
         channels; of each BatchNorm: its parameter γ.
+    normalised
+        The channels that go into each normalisation, by name: it may have no tensor to tell.
     """
 
     def __init__(self, model: nn.Module, example: Sequence[object], rules: dict[str, Rule]) -> None:
@@ -98,11 +111,12 @@ class Flow:
         self.slots: dict[str, Layout] = {}
         self.attributes: dict[fx.Node, str] = {}
         self.filters: dict[str, tuple[str, int]] = {}
-        self.norms: dict[str, str] = {}
+        self.gammas: dict[str, str] = {}
+        self.normalised: dict[str, Tensor] = {}
         self._names = {id(tensor): name for name, tensor in self.tensors.items()}
         run = _Values(gm)
         with torch.no_grad():
-            run.run(*example)
+            run.run(*copied(example))
         self.values = run.found
         self._before_layers = self._reach_layers()
         for node in gm.graph.nodes:

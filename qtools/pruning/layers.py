@@ -84,10 +84,26 @@ def _weights(flow: Flow, node: fx.Node, out_dim: int = 0) -> tuple[Layout, Layou
         found = {0: flow.slot(weight, 0), 1: flow.slot(weight, 1)}
         return found, {} if bias is None else {0: flow.slot(bias, 0)}
     weight, bias = flow.argument(node, "weight", 1), flow.argument(node, "bias", 2)
-    if weight in flow.attributes:
-        name = flow.attributes[weight]
-        flow.filters.setdefault(name.removesuffix(".weight"), (name, out_dim))
+    source = _source(flow, weight)
+    if source is not None:
+        flow.filters.setdefault(source.removesuffix(".weight"), (source, out_dim))
     return flow.layout(weight), flow.layout(bias)
+
+
+def _source(flow: Flow, weight: object) -> str | None:
+    """Return the name of the parameter of its shape that a weight is, or is computed from."""
+    nodes = [weight] if isinstance(weight, fx.Node) else []
+    for node in nodes:  # grows as it is walked
+        if node in flow.attributes and flow.shape(node) == flow.shape(weight):
+            return flow.attributes[node]
+        nodes += [n for n in node.all_input_nodes if n not in nodes]
+    return None
+
+
+def _embedding(flow: Flow, node: fx.Node) -> Layout:
+    weight = flow.own(node, "weight")
+    assert weight is not None
+    return {len(flow.shape(node)) - 1: flow.slot(weight, 1)}
 
 
 def _bias(flow: Flow, node: fx.Node, out: Tensor | None, bias: Layout) -> None:
@@ -103,8 +119,10 @@ def _per_channel(flow: Flow, node: fx.Node) -> Layout:
     dim = 1 if "Batch" in kind else len(flow.shape(x)) - int(kind[-2]) - 1
     if any(d > dim for d in layout):
         raise Unfollowed("normalises over channels")
+    if dim in layout:
+        flow.normalised[str(node.target)] = layout[dim]
     if "Batch" in kind and flow.own(node, "weight") is not None:
-        flow.norms[str(node.target)] = str(flow.own(node, "weight"))
+        flow.gammas[str(node.target)] = str(flow.own(node, "weight"))
     for attribute in ("weight", "bias", "running_mean", "running_var"):
         name = flow.own(node, attribute)
         if name is not None:
@@ -134,6 +152,7 @@ def _group_norm(flow: Flow, node: fx.Node) -> Layout:
     if channels is not None:
         blocks = channels.view(groups, -1)
         flow.ties.tie(blocks[:, :1], blocks)
+        flow.normalised[str(node.target)] = channels
     for attribute in ("weight", "bias"):
         name = flow.own(node, attribute)
         if name is not None:
@@ -166,7 +185,7 @@ def _prelu(flow: Flow, node: fx.Node) -> Layout:
 
 
 LAYERS: dict[str, Rule] = {
-    "Linear": _linear, "linear": _linear,
+    "Linear": _linear, "linear": _linear, "Embedding": _embedding,
     **{f"Conv{k}d": _convolution for k in (1, 2, 3)},
     **{f"conv{k}d": _convolution for k in (1, 2, 3)},
     **{f"ConvTranspose{k}d": _convolution for k in (1, 2, 3)},

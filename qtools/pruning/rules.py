@@ -79,6 +79,25 @@ def _reduction(flow: Flow, node: fx.Node) -> Layout:
     return {new: layout[old] for new, old in enumerate(left) if old in layout}
 
 
+def _extremum(flow: Flow, node: fx.Node) -> Any:
+    """Take the larger of two tensors, or values and their places along a dimension."""
+    if isinstance(flow.values[node], Tensor):
+        if len(node.all_input_nodes) < 2:
+            raise Unfollowed("reduces over channels")
+        return _elementwise(flow, node)
+    layout = _reduction(flow, node)
+    return layout, layout
+
+
+def _part(flow: Flow, node: fx.Node) -> Layout:
+    """Read an attribute: the values or places of a maximum."""
+    source, name = node.args
+    parts = flow.layouts[source] if isinstance(source, fx.Node) else None
+    if not isinstance(parts, tuple) or name not in ("values", "indices"):
+        raise Unfollowed(f"reads the attribute {name}")
+    return parts[name == "indices"]
+
+
 def _along(position: int, default: int | None = None) -> Rule:
     """Follow what mixes along one dimension, and only that."""
 
@@ -130,11 +149,12 @@ RULES: dict[str, Rule] = {
     **_names(_elementwise, """
         add sub mul div truediv true_divide multiply divide subtract iadd isub imul itruediv
         maximum minimum pow neg abs exp log log1p sqrt rsqrt square reciprocal sin cos where
+        floor ceil round sign isnan isinf masked_fill zeros_like ones_like full_like remainder
         clamp clip clamp_min clamp_max lerp addcmul addcdiv gt lt ge le eq ne
         relu relu6 silu gelu sigmoid tanh hardtanh hardswish hardsigmoid mish elu selu celu
         leaky_relu softplus softsign logsigmoid tanhshrink hardshrink softshrink threshold erf
         dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout stochastic_depth
-        contiguous clone detach float double half bfloat16 to type_as expand_as
+        contiguous clone detach float double half bfloat16 long bool to type_as expand_as
         ReLU ReLU6 SiLU GELU Sigmoid Tanh Hardtanh Hardswish Hardsigmoid Mish ELU SELU CELU
         LeakyReLU Softplus Softsign LogSigmoid Tanhshrink Hardshrink Softshrink Threshold RReLU
         Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout Identity
@@ -152,6 +172,8 @@ RULES: dict[str, Rule] = {
         interpolate upsample Upsample UpsamplingNearest2d UpsamplingBilinear2d
     """),
     **_names(_reduction, "mean sum amax amin var std logsumexp"),
+    **_names(_extremum, "max min"),
+    **_names(_part, "getattr"),
     **_names(_along(1), "softmax log_softmax Softmax LogSoftmax softmin Softmin cumsum"),
     **_names(_along(2, 1), "normalize"),
     **_names(_glu, "glu GLU"),

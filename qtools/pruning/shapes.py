@@ -83,6 +83,11 @@ def _view(flow: Flow, node: fx.Node) -> Layout:
     return reshaped(flow, node, {d for d, s in enumerate(sizes) if flow.can_shrink(s)})
 
 
+def _view_as(flow: Flow, node: fx.Node) -> Layout:
+    other = flow.layout(flow.argument(node, "other", 1))
+    return reshaped(flow, node, set(other))
+
+
 def _unflatten(flow: Flow, node: fx.Node) -> Layout:
     dim = flow.number(node, "dim", 1) % len(flow.shape(flow.x(node)))
     name = "unflattened_size" if node.op == "call_module" else "sizes"
@@ -258,6 +263,7 @@ def _pixel_shuffle(flow: Flow, node: fx.Node) -> Layout:
 
 SHAPES: dict[str, Rule] = {
     **dict.fromkeys(("flatten", "Flatten", "squeeze", "unsqueeze"), reshaped),
+    **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     **dict.fromkeys(("view", "reshape"), _view),
     **dict.fromkeys(("unflatten", "Unflatten"), _unflatten),
     **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "t"), _permuted),

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from qtools.flops import macs
 from qtools.pruning.channels import ChannelGroup, Channels, Example, Unsupported
 from qtools.pruning.check import check_pruned
+from qtools.pruning.flow import copied
+from qtools.pruning.removal import without
 
 #: How much a channel matters: a norm of its filters, the size of BatchNorm's γ, a function of a
 #: weight, or scores by layer; from the last two, tensors [out] or of the shape of the weight.
@@ -83,7 +83,7 @@ def prune_channels(
     for name, count in counts.items():
         _check_count(channels, name, count, unsupported)
     units = _lowest(channels, counts, score)
-    pruned = _without(model, channels, units)
+    pruned = without(model, channels, units)
     check_pruned(channels, pruned, units)
     return pruned
 
@@ -117,7 +117,7 @@ def prune_to_macs(
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}")
     channels = Channels(model, example_inputs)
-    budget = share * macs(model, *channels.example)
+    budget = share * macs(model, *copied(channels.example))
     sizes = {g.channels for g in channels.groups}
     # round(ratio · n) goes up by one at (k - 1/2) / n; just above it, so that rounding is up.
     steps = sorted(
@@ -126,10 +126,10 @@ def prune_to_macs(
 
     def at(ratio: float) -> tuple[nn.Module, set[int]]:
         units = _lowest(channels, _counts(channels, ratio, round_to, unsupported), score)
-        return _without(model, channels, units), units
+        return without(model, channels, units), units
 
     low, high = 0, len(steps) - 1
-    least = macs(at(steps[high])[0], *channels.example)
+    least = macs(at(steps[high])[0], *copied(channels.example))
     if least > budget:
         raise ValueError(
             f"share must leave each group a channel: at least {least / (budget / share):.3f} of the"
@@ -137,7 +137,7 @@ def prune_to_macs(
         )
     while low < high:
         middle = (low + high) // 2
-        if macs(at(steps[middle])[0], *channels.example) <= budget:
+        if macs(at(steps[middle])[0], *copied(channels.example)) <= budget:
             high = middle
         else:
             low = middle + 1
@@ -211,7 +211,7 @@ def _lowest(channels: Channels, counts: Mapping[str, int], score: Score) -> set[
 def _scores(channels: Channels, group: ChannelGroup, score: Score) -> dict[int, float]:
     """Return one score for each channel that can be removed: the sum over the layers it is in."""
     total: dict[int, float] = dict.fromkeys(group._units, 0.0)
-    norms = {n: (parameter, 0) for n, parameter in channels.flow.norms.items()}
+    norms = {n: (parameter, 0) for n, parameter in channels.flow.gammas.items()}
     layers = {n: channels.flow.filters[n] for n in group.outputs}
     found = 0
     for layer, slot in norms.items() if score == "gamma" else layers.items():
@@ -253,45 +253,3 @@ def _of_layer(layer: str, weight: Tensor, dim: int, score: Score) -> list[float]
     if sums.isnan().any():
         raise ValueError(f"score must not be NaN, it is for {layer}")
     return sums.tolist()
-
-
-def _without(model: nn.Module, channels: Channels, units: set[int]) -> nn.Module:
-    """Return a copy of the model without these channels."""
-    pruned = copy.deepcopy(model)
-    tensors = dict([*pruned.named_parameters(), *pruned.named_buffers()])
-    smaller: dict[int, Tensor] = {}
-    for name, dims in channels.removed(units).items():
-        tensor = tensors[name].detach()
-        for dim, index in dims.items():
-            tensor = tensor.index_select(dim, index.to(tensor.device))
-        old = tensors[name]
-        is_parameter = isinstance(old, nn.Parameter)
-        smaller[id(old)] = nn.Parameter(tensor, old.requires_grad) if is_parameter else tensor
-    for module in pruned.modules():
-        shapes = {name: t.shape for name, t in module._parameters.items() if t is not None}
-        for own in (module._parameters, module._buffers):
-            for name, value in own.items():
-                if value is not None and id(value) in smaller:
-                    own[name] = smaller[id(value)]  # type: ignore[assignment]
-        _set_sizes(module, shapes)
-    return pruned
-
-
-def _set_sizes(module: nn.Module, before: dict[str, torch.Size]) -> None:
-    """Let the attributes of a layer say what its tensors have become."""
-    weight = module._parameters.get("weight")
-    if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
-        if module.groups > 1:  # whole groups have gone; dimension 0 counts them in either kind
-            module.groups = module.groups * len(weight) // before["weight"][0]
-        sizes = (weight.shape[1] * module.groups, len(weight))
-        module.in_channels, module.out_channels = sizes[::-1] if module.transposed else sizes
-    elif isinstance(module, nn.Linear) and weight is not None:
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.GroupNorm) and weight is not None:
-        module.num_groups = module.num_groups * len(weight) // module.num_channels
-        module.num_channels = len(weight)
-    elif isinstance(module, nn.PReLU) and weight is not None:
-        module.num_parameters = len(weight)
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        own = weight if weight is not None else module.running_mean
-        module.num_features = module.num_features if own is None else len(own)
