@@ -230,6 +230,8 @@ def test_what_carries_over(chain, dtype):
     assert torch.equal(new[-1].bias, conv.bias)
     assert not new[-1].bias.requires_grad
     assert new[-1].bias is not conv.bias
+    frozen = chain(conv.requires_grad_(False))
+    assert not any(p.requires_grad for p in frozen.parameters())
     y = new(torch.randn(1, 4, 8, 8, dtype=dtype))
     assert y.shape == (1, 5, 8, 8)
     assert y.isfinite().all()
