@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -53,11 +54,15 @@ def surroundings(config: DistillConfig, device: torch.device) -> Iterator[None]:
     """Deterministic algorithms, the number of threads; all as it was again afterwards."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
     threads = torch.get_num_threads()
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is random without
     # Some operations on a GPU have no deterministic version: then a warning says so.
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    # Filling new memory with NaN finds errors, changes no result, and takes 7 % of a step.
+    memory.fill_uninitialized_memory = False
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
@@ -65,4 +70,5 @@ def surroundings(config: DistillConfig, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill
         torch.set_num_threads(threads)

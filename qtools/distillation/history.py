@@ -65,10 +65,10 @@ def _text(rows: list[Row], head: bool = True) -> str:
     if not rows:
         return ""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer = csv.writer(out, lineterminator="\n")
     if head:
-        writer.writeheader()
-    writer.writerows(rows)
+        writer.writerow(rows[0])
+    writer.writerows(row.values() for row in rows)
     return out.getvalue()
 
 

@@ -120,12 +120,13 @@ class Distiller:
         with self._ready(done) as (a, student, log):
             for step in range(done, self.steps):
                 self._begin(step)
-                batches, sums = self._batches(step), Sums()
+                batches, sums = [self.data[index] for index in self._parts(step)], Sums()
                 for i, batch in enumerate(batches, 1):
                     # Processes add up their gradients at the last part only.
                     with nullcontext() if i == len(batches) else a.no_sync(student):
                         with a.autocast():
-                            loss = self.loss(student, self.teacher, batch)
+                            on_device = send_to_device(batch, a.device)
+                            loss = self.loss(student, self.teacher, on_device)
                         a.backward(loss.total)
                     sums.add(loss)
                 mean = sums.mean(a)
@@ -147,7 +148,7 @@ class Distiller:
         folder = self.folder if first else None
         self._steps = Table(folder and folder / "steps.csv", done)
         self._evaluations = Table(folder and folder / "evaluations.csv", done)
-        student = a.prepare(self.student)
+        student = a.prepare(self.student.train())
         show = self.progress and first
         try:
             with (
@@ -176,23 +177,18 @@ class Distiller:
     # ---- a step
 
     def _begin(self, step: int) -> None:
-        """Set what a step starts from: chance, learning rates, mode."""
+        """Set what a step starts from: chance and learning rates."""
         self._start = time.perf_counter()
         a = self.accelerator
         seed_step(self.config.seed, step, a.process_index, a.device)
         share = self.config.share(step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
-        self.student.train()
 
-    def _shares(self, step: int) -> tuple[torch.Tensor, ...]:
+    def _parts(self, step: int) -> tuple[torch.Tensor, ...]:
         """Return the numbers of the examples in each of this process's parts of a step."""
         a, index = self.accelerator, self.order.batch(step)
         return parts(index, a.process_index, a.num_processes, self.config.accumulation)
-
-    def _batches(self, step: int) -> list[Any]:
-        device = self.accelerator.device
-        return [send_to_device(self.data[index], device) for index in self._shares(step)]
 
     def _finish_gradient(self, items: float) -> float:
         """Divide the summed gradient by the number of items, shorten it; return its norm before."""
@@ -224,7 +220,7 @@ class Distiller:
         if self.folder is not None:
             process = self.accelerator.process_index
             path = self.folder / f"nonfinite-{step + 1}-{process}.safetensors"
-            save_batch(path, batches, self._shares(step))
+            save_batch(path, batches, self._parts(step))
         return NonFiniteError(step + 1, values, path)
 
     # ---- what is due after a step
@@ -248,6 +244,7 @@ class Distiller:
                 self.student.eval()
                 with torch.no_grad():
                     self._evaluations.add({"step": step, **self.evaluate(self.student)})
+                self.student.train()
             self.accelerator.wait_for_everyone()
 
     def _save(self, step: int) -> None:
