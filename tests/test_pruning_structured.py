@@ -21,6 +21,7 @@ from qtools.pruning.apply import apply_masks, bake_masks
 from qtools.pruning.channels import channel_groups
 from qtools.pruning.scores import magnitude
 from qtools.pruning.structured import Score, prune_channels, prune_to_macs
+from qtools.ptq import fold_batch_norm
 from tests.pruning_networks import FOLLOWED, REFUSED, Attention, Joined, Shared, example, make
 from tests.ptq_networks import ConvNeXt, DenseNet, EfficientNet, MobileNetV2, ResNet, ShuffleNet
 
@@ -329,6 +330,19 @@ def test_counts_are_rounded():
     assert sizes(0.99, 8) == [8, 8, 8, 8]
     assert sizes(0.5, 32) == [16, 32, 32, 64]
     assert sizes(0.0, 1) == [16, 32, 64, 128]
+
+
+def test_what_is_pruned_can_be_pruned_traced_and_stored_again():
+    m = make(SmallCNN, 0)
+    x = image(SmallCNN)
+    once = prune_channels(m.to(memory_format=torch.channels_last), x, 0.5)
+    assert once.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    folded = fold_batch_norm(once)
+    twice = prune_channels(folded, x, 0.5)
+    assert twice.conv3.out_channels == 16
+    other = prune_channels(SmallCNN().double(), x, 0.5).eval()
+    other.load_state_dict(once.state_dict())
+    assert gap(other(x), once(x)) <= 1e-12
 
 
 def test_dropout_that_never_stops_is_no_difference():

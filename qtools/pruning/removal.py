@@ -28,10 +28,12 @@ def without(model: nn.Module, channels: Channels, units: set[int]) -> nn.Module:
     tensors = dict([*pruned.named_parameters(), *pruned.named_buffers()])
     smaller: dict[int, Tensor] = {}
     for name, dims in _left(channels, gone).items():
-        tensor = tensors[name].detach()
+        old = tensors[name]
+        tensor = old.detach()
         for dim, index in dims.items():
             tensor = tensor.index_select(dim, index.to(tensor.device))
-        old = tensors[name]
+        if old.is_contiguous(memory_format=torch.channels_last) and not old.is_contiguous():
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
         is_parameter = isinstance(old, nn.Parameter)
         smaller[id(old)] = nn.Parameter(tensor, old.requires_grad) if is_parameter else tensor
     normalised = {

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from qtools.flops import macs
@@ -75,6 +76,13 @@ def prune_channels(
     ----------
     Li et al. 2017, Pruning Filters for Efficient ConvNets (L1 norms of filters); Liu et al. 2017,
     Learning Efficient Convolutional Networks through Network Slimming (γ).
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    >>> smaller = prune_channels(model, torch.randn(2, 3, 8, 8), 0.75)
+    >>> smaller[0].out_channels, smaller[3].in_features  # 2 channels of 6 × 6 pixels
+    (2, 72)
     """
     if (ratio is None) == (keep is None):
         raise ValueError(f"give either ratio or keep, got ratio={ratio} and keep={keep}")
@@ -249,7 +257,7 @@ def _of_layer(layer: str, weight: Tensor, dim: int, score: Score) -> list[float]
             f"score must have shape {list(weight.shape)} or [{len(filters)}] for {layer},"
             f" got {list(values.shape)}"
         )
-    sums = values.detach().double().reshape(len(filters), -1).sum(1)
+    sums = values.detach().reshape(len(filters), -1).sum(1, dtype=torch.float64)
     if sums.isnan().any():
         raise ValueError(f"score must not be NaN, it is for {layer}")
     return sums.tolist()
