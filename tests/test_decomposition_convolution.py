@@ -1,5 +1,7 @@
 """Chains of convolutions: equal to the original at full rank, and the best where one is known."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -205,6 +207,23 @@ def test_tensorly_leaves_no_trace():
     assert tensorly.get_backend() == "numpy"
 
 
+def test_other_threads_keep_their_tensorly(monkeypatch):
+    import tensorly
+    import tensorly.decomposition
+
+    tensorly.set_backend("numpy")
+    fit, seen = tensorly.decomposition.partial_tucker, []
+
+    def watched(*args, **kwargs):
+        with ThreadPoolExecutor(1) as pool:
+            seen.append(pool.submit(tensorly.get_backend).result())
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(tensorly.decomposition, "partial_tucker", watched)
+    tucker2(nn.Conv2d(4, 4, 3), 2, 2)
+    assert seen == ["numpy"]
+
+
 CHAINS = {
     "spatial_separable": lambda conv: spatial_separable(conv, 2),
     "conv_svd": lambda conv: conv_svd(conv, 2),
@@ -275,7 +294,7 @@ def test_ranks_are_refused():
         merged_kernel(nn.Sequential(conv, nn.ReLU()))
 
 
-def test_cp_that_is_not_finite_is_refused(monkeypatch):
+def test_cp_that_is_not_finite_is_refused():
     conv = nn.Conv2d(4, 5, 3)
     with torch.no_grad():
         conv.weight[0, 0, 0, 0] = torch.nan
