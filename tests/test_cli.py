@@ -43,7 +43,9 @@ def test_runs_as_a_module():
     assert out == f"qtools {qtools.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [(), ("data",), ("train",), ("train", "smallcnn")])
+@pytest.mark.parametrize(
+    "command", [(), ("data",), ("train",), ("train", "smallcnn"), ("distill",)]
+)
 def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
