@@ -139,7 +139,7 @@ class Slow:
     def __repr__(self) -> str:
         return repr(Hinton())
 
-    def __call__(self, student: nn.Module, teacher: nn.Module | None, batch: Any) -> Summed:  # noqa: D102
+    def __call__(self, student: nn.Module, teacher: nn.Module | None, batch: Any) -> Summed:
         time.sleep(0.01)
         return Hinton()(student, teacher, batch)
 
