@@ -233,6 +233,14 @@ def test_bytes_are_those_of_the_factors(m, n, budget, dtype):
     assert k == min(m, n) or (k + 1) * each > budget
 
 
+def test_bytes_at_their_edge():
+    """A rank of a 4 × 3 matrix takes 7 numbers, 28 bytes in float32."""
+    budgets = {28: 1, 55: 1, 56: 2, 84: 3, 999: 3}
+    assert {b: rank_by_bytes((4, 3), b, torch.float32) for b in budgets} == budgets
+    with pytest.raises(ValueError, match="at least 28 for rank 1, got 27"):
+        rank_by_bytes((4, 3), 27, torch.float32)
+
+
 def test_bytes_of_four_axes():
     kernel = nn.Conv2d(8, 6, 3, bias=False)
     k = rank_by_bytes(kernel.weight.shape, 500, torch.float32)
