@@ -79,8 +79,8 @@ def soft_divergence(
     same beside the loss on labels. In the limit it is ``(z − v) / N``, the gradient of half the
     mean squared difference of the (centred) logits: matching logits is the special case T → ∞.
 
-    Beyond T of about 100 the value, a difference of nearly equal numbers times T², is mostly
-    rounding in float32. The gradient is not.
+    The value is a difference of nearly equal numbers times T²: in float32 it is off by some 1e-5 at
+    T = 100 and by several percent at T = 10,000, the gradient by 3e-6 and 3e-4.
 
     Parameters and errors are those of `soft_cross_entropy`.
     """

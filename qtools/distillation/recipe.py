@@ -33,9 +33,9 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a TOML file says, with everything that can be wrong in it found before the first step.
+    """What a TOML file says, with what can be wrong in it found before the first step.
 
-    ::
+    An example::
 
         out = "quarter"                       # folder of the results; paths start at this file
 
