@@ -50,7 +50,7 @@ def distiller(student, teacher, data, config, loss, **settings) -> Distiller:
 
 
 def test_it_is_the_loop_one_would_write_by_hand():
-    """Teacher's and labels' loss, clipping, AdamW, the schedule: step by step, bit for bit."""
+    """Teacher's and labels' loss, clipping, AdamW, the schedule: step by step, to rounding."""
     student, teacher, data = classifier(), classifier(32, 9), points()
     ours = copy.deepcopy(student)
     history = distiller(ours, teacher, data, CONFIG, Hinton(3.0, 0.8)).run()
