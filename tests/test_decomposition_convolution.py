@@ -164,7 +164,9 @@ def test_cp_finds_terms_that_are_there(seed, rank):
     factors = [torch.linalg.qr(torch.randn(d, 3, dtype=torch.float64)).Q[:, :rank]
                for d in conv.weight.shape]  # fmt: skip
     with torch.no_grad():
-        conv.weight.copy_(torch.einsum("or,ir,yr,xr->oiyx", *factors))
+        # Orthogonal and of different sizes: the SVDs of the unfoldings then have the terms apart.
+        sizes = 2.0 ** torch.arange(rank)
+        conv.weight.copy_(torch.einsum("r,or,ir,yr,xr->oiyx", sizes.double(), *factors))
     chain = cp(conv, rank)
     assert (merged_kernel(chain) - conv.weight).norm() <= 1e-5 * conv.weight.norm()
     # Four factors share each term evenly.

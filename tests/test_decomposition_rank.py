@@ -213,8 +213,7 @@ def test_the_angle_falls_at_the_stated_rate(w, seed):
     for step in islice(power_steps(w, seed), 12):
         along = (step.v @ vh[0]).abs()
         tangents.append(((step.v - (step.v @ vh[0]) * vh[0]).norm() / along).item())
-        assert step.sigma <= s[0] * (1 + sum(w.shape) * EPS)
-        assert step.sigma >= s[0] * along * (1 - sum(w.shape) * EPS)
+        assert s[0] * along - rounding(w) <= step.sigma <= s[0] + rounding(w)
     for t, tangent in enumerate(tangents):
         assert tangent <= rate**t * tangents[0] * (1 + 1e-6) + 1e-12 * max(1, tangents[0])
 
