@@ -5,11 +5,9 @@
 Every tensor comes in 8 batches: what each layer of SmallCNN takes in and gives out on 1024
 Fashion-MNIST test images, and synthetic ones of 8 × 1,000,000 values. Both observers see the same
 batches and choose unsigned asymmetric parameters; the time is that of observing all batches and
-of choosing. One thread; the two take turns, so that a busy machine slows both.
+of choosing. One thread; the two take turns of 50 ms at least, so that a busy machine slows both.
 
 At 8 bits we hold ourselves to at most 1.02 times torch's squared error and a third of its time.
-The second fails on the smallest tensor (fc2, 10,240 values), where choosing takes half a
-millisecond whatever the number of values, and torch's search stops early.
 torch's search counts 256 levels whatever the bits; at 4 bits it is told that there are 16.
 """
 
