@@ -27,6 +27,7 @@ from qtools.distillation import (
     NonFiniteError,
     OneBit,
     Summed,
+    onebit_loss,
 )
 from qtools.distillation.data import Order, parts
 from tests.distillation_runs import (
@@ -53,9 +54,11 @@ def test_it_is_the_loop_one_would_write_by_hand():
     """Teacher's and labels' loss, clipping, AdamW, the schedule: step by step, to rounding."""
     student, teacher, data = classifier(), classifier(32, 9), points()
     ours = copy.deepcopy(student)
-    history = distiller(ours, teacher, data, CONFIG, Hinton(3.0, 0.8)).run()
+    config = replace(CONFIG, max_norm=0.1, betas=(0.8, 0.95), weight_decay=0.3)
+    history = distiller(ours, teacher, data, config, Hinton(3.0, 0.8)).run()
+    assert min(row["norm"] for row in history.steps) > 0.1, "every gradient is shortened"
 
-    optimizer = torch.optim.AdamW(student.parameters(), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(student.parameters(), betas=(0.8, 0.95), weight_decay=0.3)
     order = Order(40, 8, CONFIG.seed)
     for step in range(15):
         x, y = data[order.batch(step)]
@@ -66,7 +69,7 @@ def test_it_is_the_loop_one_would_write_by_hand():
         loss.backward()
         for p in student.parameters():
             p.grad *= 1 / 8
-        norm = nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(student.parameters(), 0.1)
         rising = 2  # a tenth of 15 steps, rounded
         share = (step + 1) / rising if step < rising else (
             0.5 * (1 + math.cos(math.pi * (step - rising) / (15 - rising)))
@@ -133,6 +136,20 @@ def test_the_baseline_is_cross_entropy():
     summed = LabelsOnly()(student, None, batch)
     expected = F.cross_entropy(student(batch[0]), batch[1])
     torch.testing.assert_close(summed.total / summed.items, expected)
+
+
+def test_onebit_takes_all_layers_and_not_the_embedding():
+    student, teacher, batch = language_model(1), language_model(), Tokens()[torch.arange(5)]
+    summed = OneBit(alpha=2.0)(student, teacher, batch)
+    s, t = (model(**batch, output_hidden_states=True) for model in (student, teacher))
+    states = s.hidden_states[1:], t.hidden_states[1:]
+    mask = batch["attention_mask"]
+    expected = onebit_loss(s.logits, t.logits, *states, alpha=2.0, mask=mask)
+    assert len(states[0]) == 2
+    assert summed.items == mask.sum()
+    torch.testing.assert_close(summed.total / summed.items, expected)
+    batch["attention_mask"] = torch.ones_like(mask)
+    assert OneBit()(student, teacher, batch).items == mask.numel()
 
 
 def test_objectives_take_mappings_and_ignore_labels_of_minus_100():
