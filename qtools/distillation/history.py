@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from qtools.files import write_atomic
 
@@ -39,6 +39,7 @@ class Table:
     def __init__(self, path: Path | None, done: int) -> None:
         self.rows: list[Row] = []
         self._path = path
+        self._file: IO[str] | None = None
         if path is not None and path.exists():
             self.rows = [row for row in _read(path) if row["step"] <= done]
             write_atomic(path, _text(self.rows).encode())
@@ -55,10 +56,18 @@ class Table:
             raise ValueError(f"a row must have the names {list(self.rows[0])}, got {list(row)}")
         self.rows.append(dict(row))
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             head = len(self.rows) == 1
-            with self._path.open("w" if head else "a", newline="", encoding="utf-8") as file:
-                file.write(_text(self.rows[-1:], head))
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                mode = "w" if head else "a"
+                self._file = self._path.open(mode, 1, "utf-8", newline="")  # writes whole lines
+            self._file.write(_text(self.rows[-1:], head))
+
+    def close(self) -> None:
+        """Close the file; a later row opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _text(rows: list[Row], head: bool = True) -> str:

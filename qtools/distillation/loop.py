@@ -153,10 +153,14 @@ class Distiller:
         try:
             with (
                 surroundings(self.config, a.device),
-                tqdm(total=self.steps, initial=done, unit="step", disable=not show) as bar,
+                tqdm(
+                    total=self.steps, initial=done, unit="step", disable=not show, mininterval=0.5
+                ) as bar,
             ):
                 yield a, student, self._logger(bar)
         finally:
+            self._steps.close()
+            self._evaluations.close()
             a.unwrap_model(student, keep_fp32_wrapper=False)
             self.accelerator = accelerator(self.config)  # without the models of this run
             self.optimizer.zero_grad()
