@@ -322,7 +322,8 @@ def test_with_a_positive_definite_gram_it_is_the_textbook_formula(case):
     found = whitened_rank_k(w, k, gram).reconstruct()
     for root in (torch.linalg.cholesky(gram), _sqrt(gram)):
         textbook = best_rank_k(w @ root, k).reconstruct() @ torch.linalg.inv(root)
-        assert (found - textbook).norm() <= 1e-10 * w.norm()
+        # Outputs of less than 1e-7 of the largest are left to W.
+        assert (found - textbook).norm() <= 1e-6 * w.norm()
 
 
 @given(with_gram())

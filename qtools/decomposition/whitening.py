@@ -56,10 +56,13 @@ def whitened_rank_k(weight: Tensor, k: int, gram: Tensor) -> LowRank:
     """
     matrix = checked_matrix(weight, "weight")
     check_rank(k, min(matrix.shape), "k")
-    w = matrix.double()
+    # Within the column space of W, so that at full rank U is square and B = W whatever the inputs.
+    basis, w = torch.linalg.qr(matrix.double())
     u, s, _ = torch.linalg.svd(w @ _root(gram, w), full_matrices=False)
-    # Beyond the outputs that vary at all, W itself says which directions are worth keeping.
-    known = min(k, int((s > s[0] * max(w.shape) * torch.finfo(s.dtype).eps).sum()))
+    # Beyond the outputs that vary at all, W itself says which directions are worth keeping. The
+    # energy s² of the others is below rounding, and their u would be noise.
+    cut = s[0] * (max(w.shape) * torch.finfo(s.dtype).eps) ** 0.5
+    known = min(k, int((s > cut).sum()))
     left = u[:, :known]
     right = left.T @ w
     norm = torch.linalg.vector_norm(right, dim=1).sqrt()
@@ -67,7 +70,7 @@ def whitened_rank_k(weight: Tensor, k: int, gram: Tensor) -> LowRank:
     if known < k:
         rest = best_rank_k(w - left @ right, k - known)
         left, right = torch.cat([left, rest.left], 1), torch.cat([right, rest.right])
-    return LowRank(left.to(matrix), right.to(matrix))
+    return LowRank((basis @ left).to(matrix), right.to(matrix))
 
 
 def whitened_singular_values(weight: Tensor, gram: Tensor) -> Tensor:
