@@ -25,8 +25,8 @@ def cubic_sparsity(step: int, start: int, end: int, final: float, initial: float
 
     Examples
     --------
-    >>> [round(cubic_sparsity(t, 0, 100, 0.8), 3) for t in (0, 25, 50, 100)]
-    [0.0, 0.462, 0.7, 0.8]
+    >>> [round(cubic_sparsity(t, 0, 100, 0.8), 2) for t in (0, 25, 50, 100)]
+    [0.0, 0.46, 0.7, 0.8]
     """
     check_sparsity(final)
     check_sparsity(initial)
