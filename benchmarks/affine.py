@@ -8,7 +8,6 @@ the medians; the time limit we hold ourselves to is 1.3 times torch's, and no mo
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import statistics
 import time
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks._runs import wants_to_write
 from qtools import QParams, QuantSpec, fake_quantize, qparams_from_tensor
 from qtools.results import write_record
 
@@ -127,9 +127,7 @@ def measure(n: int, per_channel: bool) -> Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     start, rows = time.perf_counter(), []
     print(f"{'':12}{'elements':>10}{'torch ms':>10}{'ours ms':>10}{'ratio':>7}{'min ratio':>11}"

@@ -12,7 +12,6 @@ and a busy machine slows both; the ratio is that of the medians.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks._runs import wants_to_write
 from qtools.data import fashion_mnist, normalise
 from qtools.distillation import DistillConfig, Distiller, Hinton
 from qtools.models import SmallCNN
@@ -108,9 +108,7 @@ def measure(x: Tensor, y: Tensor, epochs: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     start = time.perf_counter()
     data = fashion_mnist()

@@ -9,7 +9,6 @@ MaxPool, QGemm), so that it computes the same network; how many logits differ is
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -24,6 +23,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, fx
 
+from benchmarks._runs import wants_to_write
 from qtools import ptq
 from qtools.data import fashion_mnist, normalise
 from qtools.metrics import accuracy, storage
@@ -121,9 +121,7 @@ def networks() -> tuple[SmallCNN, fx.GraphModule, Tensor, Tensor]:
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     start = time.perf_counter()
     rows: list[dict[str, Any]] = []

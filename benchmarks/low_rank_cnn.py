@@ -17,21 +17,20 @@ on after the last one.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks._runs import deviation, is_of, resumable, wants_to_write
 from qtools.data import fashion_mnist, normalise
 from qtools.decomposition import cost, cp, decompose, spatial_separable
-from qtools.files import write_atomic
 from qtools.metrics import accuracy
 from qtools.models import SmallCNN
 from qtools.pruning import gram_matrices
@@ -147,48 +146,39 @@ def run(setting: Setting, seed: int, images: Images, start_from: nn.Module) -> d
 
 
 def runs(seeds: int, kept: Path) -> Iterator[dict[str, Any]]:
-    """All runs, seed by seed; those in the file ``kept`` are not done again."""
-    done = json.loads(kept.read_text()) if kept.exists() else []
+    """All runs, seed by seed."""
     made: dict[Setting, nn.Module] = {}  # CP takes long, and no seed is in it
-    for seed in range(seeds):
-        images = Images.draw(seed)
-        for setting in SETTINGS:
-            found = [r for r in done if (r["seed"], *_setting(r)) == (seed, *setting)]
-            if not found:
-                if setting not in made or setting.method == "whitened":
-                    made[setting] = network(setting, images.calibration)
-                found = [run(setting, seed, images, made[setting])]
-                done += found
-                write_atomic(kept, json.dumps(done).encode())
-            yield found[0]
+    draw = lru_cache(maxsize=1)(Images.draw)
 
+    def one(setting: Setting, seed: int) -> dict[str, Any]:
+        images = draw(seed)
+        if setting not in made or setting.method == "whitened":
+            made[setting] = network(setting, images.calibration)
+        return run(setting, seed, images, made[setting])
 
-def _setting(row: dict[str, Any]) -> Setting:
-    return Setting(row["layers"], row["method"], row["size"])
+    return resumable(((s, seed) for seed in range(seeds) for s in SETTINGS), kept, one)
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean and standard deviation over the seeds, in percent, for each setting."""
     table = []
     for setting in SETTINGS:
-        of = [r for r in rows if _setting(r) == setting]
+        of = [r for r in rows if is_of(r, setting)]
         before, after = ([r[key] for r in of] for key in ("before", "accuracy"))
         table.append({
             **setting._asdict(),
             "seeds": len(of),
             "before": round(statistics.mean(before), 3),
-            "before_deviation": round(statistics.stdev(before), 3) if len(of) > 1 else 0.0,
+            "before_deviation": deviation(before),
             "accuracy": round(statistics.mean(after), 3),
-            "deviation": round(statistics.stdev(after), 3) if len(of) > 1 else 0.0,
+            "deviation": deviation(after),
             **{name: of[0][name] for name in ("macs", "parameters", "nbytes")},
         })  # fmt: skip
     return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     code, kept = code_state(), RESULT.with_suffix(".checkpoint")
     rows = []
@@ -201,7 +191,7 @@ def main() -> None:
     for line in table:
         print(line)
     if write:
-        chosen = next(t for t in table if _setting(t) == Setting("fc1", "svd", "16"))
+        chosen = next(t for t in table if is_of(t, Setting("fc1", "svd", "16")))
         whole = cost(SmallCNN.pretrained(), torch.zeros(1, 1, 28, 28))
         write_record(
             RESULT,

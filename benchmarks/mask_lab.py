@@ -9,7 +9,6 @@ page carries them, and `qtools` computes from the very same numbers. A few secon
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks._runs import wants_to_write
 from qtools.data import fashion_mnist, normalise
 from qtools.models import SmallCNN
 from qtools.results import code_state, write_record
@@ -46,9 +46,7 @@ def to_16_bits(x: Tensor) -> tuple[Tensor, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     start, code = time.perf_counter(), code_state()
     (weight, weight_bits), (gram, gram_bits) = (to_16_bits(x) for x in block())

@@ -13,7 +13,6 @@ torch's search counts 256 levels whatever the bits; at 4 bits it is told that th
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 import warnings
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.ao.quantization.observer import HistogramObserver as TorchObserver
 
+from benchmarks._runs import wants_to_write
 from qtools import QParams, QuantSpec, fake_quantize
 from qtools.data import fashion_mnist, normalise
 from qtools.models import SmallCNN
@@ -152,9 +152,7 @@ def measure(name: str, batches: list[Tensor], bits: int) -> Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     start, code, rows = time.perf_counter(), code_state(), []

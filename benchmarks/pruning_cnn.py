@@ -16,8 +16,6 @@ Without ``--write`` one seed. With it five; finished runs are kept beside the re
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -27,9 +25,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks._runs import deviation, is_of, resumable, wants_to_write
 from benchmarks.qat_cnn import CALIBRATION, Images
 from qtools import pruning
-from qtools.files import write_atomic
 from qtools.flops import macs
 from qtools.metrics import latency
 from qtools.models import SmallCNN
@@ -185,41 +183,28 @@ def run(setting: Setting, seed: int, images: Images, checkpoint: Path) -> dict[s
 
 
 def runs(seeds: int, kept: Path) -> Iterator[dict[str, Any]]:
-    """All runs, seed by seed; those in the file ``kept`` are not done again."""
-    done = json.loads(kept.read_text()) if kept.exists() else []
-    images = Images.load()
-    for seed in range(seeds):
-        for setting in SETTINGS:
-            found = [r for r in done if (r["seed"], *_setting(r)) == (seed, *setting)]
-            if not found:
-                found = [run(setting, seed, images, kept.with_suffix(".run.checkpoint"))]
-                done += found
-                write_atomic(kept, json.dumps(done).encode())
-            yield found[0]
-
-
-def _setting(row: dict[str, Any]) -> Setting:
-    return Setting(row["method"], row["sparsity"], row["trained"])
+    """All runs, seed by seed."""
+    images, checkpoint = Images.load(), kept.with_suffix(".run.checkpoint")
+    order = ((setting, seed) for seed in range(seeds) for setting in SETTINGS)
+    return resumable(order, kept, lambda setting, seed: run(setting, seed, images, checkpoint))
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean and standard deviation over the seeds, in percent, for each setting."""
     table = []
     for setting in SETTINGS:
-        of = [r["accuracy"] for r in rows if _setting(r) == setting]
+        of = [r["accuracy"] for r in rows if is_of(r, setting)]
         table.append({
             **setting._asdict(),
             "seeds": len(of),
             "accuracy": round(statistics.mean(of), 3),
-            "deviation": round(statistics.stdev(of), 3) if len(of) > 1 else 0.0,
+            "deviation": deviation(of),
         })  # fmt: skip
     return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     code, kept = code_state(), RESULT.with_suffix(".checkpoint")
     rows = []

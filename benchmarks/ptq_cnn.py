@@ -13,7 +13,6 @@ Without ``--write`` one seed, about two minutes. With it five.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks._runs import wants_to_write
 from benchmarks.qat_cnn import CALIBRATION, SEEDS, Images
 from qtools import QuantSpec, ptq
 from qtools.models import SmallCNN
@@ -101,9 +101,7 @@ def summary(rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     start, code, images = time.perf_counter(), code_state(), Images.load()
     rows = []

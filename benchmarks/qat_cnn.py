@@ -15,8 +15,6 @@ from the last finished epoch.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -26,9 +24,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks._runs import deviation, is_of, resumable, wants_to_write
 from qtools import QuantSpec, ptq, qat
 from qtools.data import fashion_mnist, normalise
-from qtools.files import write_atomic
 from qtools.metrics import accuracy
 from qtools.models import SmallCNN
 from qtools.observers import HistogramObserver, MovingAverageObserver
@@ -130,43 +128,30 @@ def _test_accuracy(p: nn.Module, images: Images) -> float:
 
 
 def runs(seeds: int, kept: Path) -> Iterator[dict[str, Any]]:
-    """All runs, seed by seed; those in the file ``kept`` are not done again."""
-    done = json.loads(kept.read_text()) if kept.exists() else []
-    images = Images.load()
-    for seed in range(seeds):
-        for setting in SETTINGS:
-            found = [r for r in done if (r["seed"], *_setting(r)) == (seed, *setting)]
-            if not found:
-                found = [run(setting, seed, images, kept.with_suffix(".run.checkpoint"))]
-                done += found
-                write_atomic(kept, json.dumps(done).encode())
-            yield found[0]
-
-
-def _setting(row: dict[str, Any]) -> Setting:
-    return Setting(row["weights"], row["activations"], row["method"])
+    """All runs, seed by seed."""
+    images, checkpoint = Images.load(), kept.with_suffix(".run.checkpoint")
+    order = ((setting, seed) for seed in range(seeds) for setting in SETTINGS)
+    return resumable(order, kept, lambda setting, seed: run(setting, seed, images, checkpoint))
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean and standard deviation over the seeds, in percent, for each setting."""
     table = []
     for setting in SETTINGS:
-        of = [r for r in rows if _setting(r) == setting]
+        of = [r for r in rows if is_of(r, setting)]
         after, before = ([r[key] for r in of] for key in ("accuracy", "before"))
         table.append({
             **setting._asdict(),
             "seeds": len(of),
             "before": round(statistics.mean(before), 3),
             "accuracy": round(statistics.mean(after), 3),
-            "deviation": round(statistics.stdev(after), 3) if len(after) > 1 else 0.0,
+            "deviation": deviation(after),
         })  # fmt: skip
     return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     code, kept = code_state(), RESULT.with_suffix(".checkpoint")
     rows = []

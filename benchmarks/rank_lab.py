@@ -11,7 +11,6 @@ test images of Fashion-MNIST in three rows, uint8 in base64. Takes about half a 
 
 from __future__ import annotations
 
-import argparse
 import base64
 import time
 from itertools import accumulate
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks._runs import wants_to_write
 from qtools.data import fashion_mnist, normalise
 from qtools.decomposition import LowRank, best_rank_k, whitened_rank_k
 from qtools.models import SmallCNN
@@ -62,9 +62,7 @@ def picture(images: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     code, start = code_state(), time.perf_counter()
     data = fashion_mnist()

@@ -14,7 +14,6 @@ of one core. The explorable ``Sensitivity`` shows what ``--write`` stores.
 
 from __future__ import annotations
 
-import argparse
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
+from benchmarks._runs import wants_to_write
 from qtools import QuantSpec, ptq
 from qtools.data import fashion_mnist, normalise
 from qtools.metrics import accuracy
@@ -132,9 +132,7 @@ def layer_weights() -> dict[str, Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     start, code = time.perf_counter(), code_state()
     data = fashion_mnist()

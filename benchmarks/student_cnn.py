@@ -20,8 +20,6 @@ other seeds on the 5,000 held-out training images. Finished runs are kept beside
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
 import time
@@ -35,9 +33,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks._runs import is_of, resumable, wants_to_write
 from qtools.data import CLASSES, fashion_mnist, normalise
 from qtools.distillation import DistillConfig, Distiller, LabelsOnly, Summed, hinton_loss
-from qtools.files import write_atomic
 from qtools.models import SmallCNN
 from qtools.recipes import HELD_OUT
 from qtools.results import code_state, write_record
@@ -193,22 +191,11 @@ def percent(predicted: Tensor, labels: Tensor) -> float:
 
 
 def runs(seeds: int, kept: Path) -> Iterator[dict[str, Any]]:
-    """All runs, setting by setting; those in the file ``kept`` are not done again."""
-    done = json.loads(kept.read_text()) if kept.exists() else []
+    """All runs, setting by setting."""
     data = fashion_mnist()
     test = normalise(data.test_images), data.test_labels
-    for setting in SETTINGS:
-        for seed in range(seeds):
-            found = [r for r in done if (r["seed"], *_setting(r)) == (seed, *setting)]
-            if not found:
-                found = [run(setting, seed, test)]
-                done += found
-                write_atomic(kept, json.dumps(done).encode())
-            yield found[0]
-
-
-def _setting(row: dict[str, Any]) -> Setting:
-    return Setting(*(row[name] for name in Setting._fields))
+    order = ((setting, seed) for setting in SETTINGS for seed in range(seeds))
+    return resumable(order, kept, lambda setting, seed: run(setting, seed, test))
 
 
 def interval(differences: list[float]) -> dict[str, float]:
@@ -224,7 +211,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for setting in SETTINGS:
         measured = "boots" if setting.images == "boots" else "accuracy"
-        of = [r[measured] for r in rows if _setting(r) == setting]
+        of = [r[measured] for r in rows if is_of(r, setting)]
         base = [
             r[measured] for r in rows if (r["images"], r["teacher"]) == (setting.images, "none")
         ]
@@ -236,9 +223,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     code, kept = code_state(), RESULT.with_suffix(".checkpoint")

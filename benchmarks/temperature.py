@@ -8,7 +8,6 @@ from the labels of 2,000 images. It takes half a minute.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks._runs import wants_to_write
 from qtools.data import fashion_mnist, normalise
 from qtools.models import SmallCNN
 from qtools.recipes import HELD_OUT
@@ -41,9 +41,7 @@ def trained_student() -> nn.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    write = parser.parse_args().write
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     start, code, data = time.perf_counter(), code_state(), fashion_mnist()
     images = data.test_images[list(IMAGES)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import student_cnn as bench
+from benchmarks._runs import is_of
 from qtools.data import normalise
 from qtools.distillation import hinton_loss
 from qtools.distillation.fashion import AugmentedImages
@@ -34,7 +35,7 @@ def test_the_student_has_a_quarter_of_the_parameters_or_less() -> None:
 
 def test_every_setting_has_five_seeds_and_the_summary_is_theirs() -> None:
     for setting in bench.SETTINGS:
-        seeds = [r["seed"] for r in RECORD["runs"] if bench._setting(r) == setting]
+        seeds = [r["seed"] for r in RECORD["runs"] if is_of(r, setting)]
         assert seeds == list(range(bench.SEEDS))
     assert RECORD["summary"] == bench.summary(RECORD["runs"])
     assert len(RECORD["runs"]) == bench.SEEDS * len(bench.SETTINGS)

@@ -1,0 +1,54 @@
+"""What the benchmarks over seeds share: the flag, runs that outlive an interruption, the spread."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from qtools.files import write_atomic
+
+Row = dict[str, Any]
+
+
+class Setting(Protocol):
+    """A row of a table, as a NamedTuple."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+S = TypeVar("S", bound=Setting)
+
+
+def wants_to_write(description: str | None, result: Path) -> bool:
+    """Return whether the command line says ``--write``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--write", action="store_true", help=f"write results/{result.name}")
+    return bool(parser.parse_args().write)
+
+
+def is_of(row: Row, setting: Setting) -> bool:
+    """Return whether a run was one of this setting."""
+    return all(row[name] == value for name, value in setting._asdict().items())
+
+
+def resumable(
+    order: Iterable[tuple[S, int]], kept: Path, run: Callable[[S, int], Row]
+) -> Iterator[Row]:
+    """All runs, each of a setting and a seed; those in the file ``kept`` are not done again."""
+    done = json.loads(kept.read_text()) if kept.exists() else []
+    for setting, seed in order:
+        found = [r for r in done if r["seed"] == seed and is_of(r, setting)]
+        if not found:
+            found = [run(setting, seed)]
+            done += found
+            write_atomic(kept, json.dumps(done).encode())
+        yield found[0]
+
+
+def deviation(values: list[float]) -> float:
+    """Standard deviation over the seeds, 0 for one."""
+    return round(statistics.stdev(values), 3) if len(values) > 1 else 0.0

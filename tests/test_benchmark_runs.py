@@ -1,0 +1,47 @@
+"""Runs over seeds: an interrupted command does none of them twice."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from benchmarks._runs import deviation, is_of, resumable
+
+
+class Setting(NamedTuple):
+    method: str
+    share: float
+
+
+ORDER = [(Setting(method, 0.8), seed) for seed in range(2) for method in ("a", "b")]
+
+
+def test_finished_runs_are_not_done_again(tmp_path: Path) -> None:
+    kept, done = tmp_path / "kept.json", []
+
+    def run(setting: Setting, seed: int) -> dict[str, Any]:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append((setting, seed))
+        return {**setting._asdict(), "seed": seed, "number": len(done)}
+
+    with pytest.raises(KeyboardInterrupt):
+        list(resumable(ORDER, kept, run))
+    assert done == ORDER[:3]
+    done.clear()
+    rows = list(resumable(ORDER, kept, run))
+    assert done == ORDER[3:]
+    assert [row["number"] for row in rows] == [1, 2, 3, 1]
+    assert all(is_of(r, s) and r["seed"] == n for r, (s, n) in zip(rows, ORDER, strict=True))
+
+
+def test_a_run_is_of_the_setting_with_all_its_values() -> None:
+    row = {"method": "a", "share": 0.8, "seed": 0}
+    assert is_of(row, Setting("a", 0.8))
+    assert not is_of(row, Setting("b", 0.8))
+    assert not is_of(row, Setting("a", 0.5))
+
+
+def test_deviation_of_one_run_is_nothing() -> None:
+    assert deviation([3.0]) == 0
+    assert deviation([1.0, 2.0, 3.0]) == 1
