@@ -42,7 +42,7 @@ def obs_update(row: Tensor, hessian: Tensor, index: int) -> tuple[Tensor, float]
     ValueError
         If the shapes do not fit, or H is not positive definite.
     """
-    h = _check(row[None], hessian)
+    h = checked_hessian(row[None], hessian)
     column = torch.cholesky_solve(_unit(h, index), _cholesky(h))[:, 0]
     w = row.detach().double()
     step = w[index] / column[index]
@@ -77,7 +77,7 @@ def obs_prune(weight: Tensor, hessian: Tensor, sparsity: float) -> Tensor:
     ValueError
         If the shapes do not fit, H is not positive definite, or sparsity is not from 0 to 1.
     """
-    h = _check(weight, hessian)
+    h = checked_hessian(weight, hessian)
     inverse = torch.cholesky_inverse(_cholesky(h))
     drops = round(check_sparsity(sparsity) * len(h))
     rows = as_matrix(weight.detach()).double().split(_ROWS)
@@ -134,7 +134,7 @@ def compensate(weight: Tensor, mask: Tensor, hessian: Tensor) -> Tensor:
     ValueError
         If the shapes do not fit.
     """
-    h = _check(weight, hessian)
+    h = checked_hessian(weight, hessian)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, got {mask.dtype}")
     if mask.shape != weight.shape:
@@ -164,7 +164,7 @@ def output_error(weight: Tensor, new_weight: Tensor, hessian: Tensor) -> float:
     ValueError
         If the shapes do not fit.
     """
-    h = _check(weight, hessian)
+    h = checked_hessian(weight, hessian)
     if new_weight.shape != weight.shape:
         raise ValueError(
             f"new_weight must have the shape {list(weight.shape)}, got {list(new_weight.shape)}"
@@ -173,7 +173,7 @@ def output_error(weight: Tensor, new_weight: Tensor, hessian: Tensor) -> float:
     return float(((change @ h) * change).sum())
 
 
-def _check(weight: Tensor, hessian: Tensor) -> Tensor:
+def checked_hessian(weight: Tensor, hessian: Tensor) -> Tensor:
     """Return H in float64 if it fits the weight."""
     columns = as_matrix(weight).shape[1]
     if hessian.shape != (columns, columns):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qtools.pruning.compensation import checked_hessian
 from qtools.pruning.masks import as_matrix, n_m_mask, unstructured_mask
 
 
@@ -61,7 +62,7 @@ def sparse_gpt(
         raise ValueError(f"give either sparsity or n_m, got {sparsity!r} and {n_m!r}")
     if block_size < 1 or (n_m is not None and block_size % n_m[1]):
         raise ValueError(f"block_size must be positive and a multiple of m, got {block_size}")
-    u = _upper(hessian, w.shape[1], damping)
+    u = _upper(checked_hessian(weight, hessian), damping)
     w[:, hessian.diagonal() == 0] = 0
     for start in range(0, w.shape[1], block_size):
         block = slice(start, min(start + block_size, w.shape[1]))
@@ -91,15 +92,11 @@ def _prune_block(
     return dropped
 
 
-def _upper(hessian: Tensor, columns: int, damping: float) -> Tensor:
+def _upper(hessian: Tensor, damping: float) -> Tensor:
     """U with ``(H + d I)⁻¹ = Uᵀ U``, upper triangular, float64."""
-    if hessian.shape != (columns, columns):
-        raise ValueError(
-            f"hessian must have the shape [{columns}, {columns}], got {list(hessian.shape)}"
-        )
     if damping < 0:
         raise ValueError(f"damping must not be negative, got {damping!r}")
-    h = hessian.double().clone()
+    h = hessian.clone()
     diagonal = h.diagonal()
     diagonal += damping * diagonal.mean()
     diagonal[hessian.diagonal() == 0] = 1
