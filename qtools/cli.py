@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -80,46 +81,78 @@ def data(
             typer.echo(f"moby-dick: {len(text)} characters in {sets.cache_dir()}")
 
 
+Seed = Annotated[int, typer.Option(min=0, help="Decides the start and all chance.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for weights and record. Without it: qtools/weights and results "
+        "of the checkout that qtools is installed from."
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")
+]
+
+
 @train_app.command("smallcnn")
 def train_smallcnn(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the start and all chance.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for weights and record. Without it: qtools/weights and results "
-            "of the checkout that qtools is installed from."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")
-    ] = False,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
 ) -> None:
     """Train SmallCNN on Fashion-MNIST: one thread, deterministic, resumable bit for bit."""
     with _plain_errors():
-        if out is None and not (PACKAGE.parent / "pyproject.toml").exists():
-            raise ValueError("qtools is not installed from a checkout: say where with --out")
-        weights = (models.WEIGHTS if out is None else out) / "smallcnn.safetensors"
-        record = (PACKAGE.parent / "results" if out is None else out) / "smallcnn.json"
-        checkpoint = recipes.checkpoint_path(record)
-        if checkpoint.exists() and not resume:
-            raise ValueError(f"{checkpoint} is there: go on with --resume, or delete it")
-        if resume and not checkpoint.exists():
-            raise ValueError(f"{checkpoint} is not there: leave out --resume to start")
-        try:
+        weights, record = _places("smallcnn", out)
+        with _resumable(recipes.checkpoint_path(record), resume):
             test = recipes.smallcnn(TrainConfig(epochs=epochs, seed=seed), weights, record)
-        except KeyboardInterrupt:
-            typer.echo("stopped; go on with --resume", err=True)
-            raise typer.Exit(130) from None
         typer.echo(f"test accuracy {test}\nwrote {weights} and {record}")
+
+
+@train_app.command("chargpt")
+def train_chargpt(
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training text.")] = (
+        recipes.CHARGPT.epochs
+    ),
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+) -> None:
+    """Train CharGPT on Moby Dick: two threads, deterministic, resumable bit for bit."""
+    with _plain_errors():
+        weights, record = _places("chargpt", out)
+        config = replace(recipes.CHARGPT, epochs=epochs, seed=seed)
+        with _resumable(recipes.run_folder(record), resume):
+            nats = recipes.chargpt(config, weights, record)
+        typer.echo(f"held-out text: {nats:.4f} nats a character\nwrote {weights} and {record}")
+
+
+def _places(name: str, out: Path | None) -> tuple[Path, Path]:
+    """Files for the weights and the record of a network."""
+    if out is None and not (PACKAGE.parent / "pyproject.toml").exists():
+        raise ValueError("qtools is not installed from a checkout: say where with --out")
+    weights = (models.WEIGHTS if out is None else out) / f"{name}.safetensors"
+    return weights, (PACKAGE.parent / "results" if out is None else out) / f"{name}.json"
+
+
+@contextmanager
+def _resumable(state: Path, resume: bool) -> Iterator[None]:
+    """Go on only if that is wanted, start only where nothing is; when stopped say how to go on."""
+    if state.exists() and not resume:
+        raise ValueError(f"{state} is there: go on with --resume, or delete it")
+    if resume and not state.exists():
+        raise ValueError(f"{state} is not there: leave out --resume to start")
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; go on with --resume", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()
 def distill(
     config: Annotated[Path, typer.Option(help="TOML file: student, teacher, data, loss.")],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")
-    ] = False,
+    resume: Resume = False,
 ) -> None:
     """Train a student on its teacher's answers, as a TOML file says.
 
@@ -127,15 +160,9 @@ def distill(
     """
     with _plain_errors():
         recipe = Recipe.read(config)
-        if recipe.checkpoint.exists() and not resume:
-            raise ValueError(f"{recipe.checkpoint} is there: go on with --resume, or delete it")
-        if resume and not recipe.checkpoint.exists():
-            raise ValueError(f"{recipe.checkpoint} is not there: leave out --resume to start")
         try:
-            history = recipe.run()
-        except KeyboardInterrupt:
-            typer.echo("stopped; go on with --resume from the last checkpoint", err=True)
-            raise typer.Exit(130) from None
+            with _resumable(recipe.checkpoint, resume):
+                history = recipe.run()
         except NonFiniteError as error:
             raise ValueError(f"{error}; try a smaller lr or max_norm") from error
         if history is not None:  # in the main process

@@ -1,0 +1,100 @@
+"""Moby Dick as language models take it: characters to train on, and how well they are foretold."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qtools.data import moby_dick
+
+#: The first 90 % of the text are trained on; the rest is held out.
+TRAINED_SHARE = 0.9
+
+
+def split(text: str | None = None) -> tuple[str, str]:
+    """The text that models train on and the text that is held out: the first 90 % and the rest."""
+    text = moby_dick() if text is None else text
+    cut = int(TRAINED_SHARE * len(text))
+    return text[:cut], text[cut:]
+
+
+class Windows:
+    """Pieces of a text and the character that follows each place, as `Distiller` takes data.
+
+    Window i begins somewhere in ``[i context, (i + 1) context)``, drawn each time anew.
+
+    Parameters
+    ----------
+    tokens : Tensor
+        int64 [characters].
+    context : int
+        Characters of a window.
+
+    Raises
+    ------
+    ValueError
+        If the text is shorter than two windows.
+    """
+
+    def __init__(self, tokens: Tensor, context: int) -> None:
+        if len(tokens) <= 2 * context:
+            raise ValueError(f"tokens must be more than {2 * context}, got {len(tokens)}")
+        self.tokens, self.context = tokens, context
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - 1) // self.context - 1
+
+    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
+        start = index * self.context + torch.randint(self.context, index.shape)
+        places = start[:, None] + torch.arange(self.context)
+        return {"input_ids": self.tokens[places], "labels": self.tokens[places + 1]}
+
+
+@torch.no_grad()
+def nats_per_character(model: nn.Module, tokens: Tensor, context: int, batch: int = 32) -> float:
+    """``-(1/n) Σ_i log p(x_i | at least context/2 characters before it)``, e^ is the perplexity.
+
+    Windows overlap by half, and only the later half of each counts (of the first window all), so
+    that every character but the first is foretold once, with enough to go by.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From int64 [n, t] to an object with ``logits`` [n, t, characters]. Put in eval mode for it.
+    tokens : Tensor
+        int64 [characters], more than the context.
+    context : int
+        Characters of a window; even.
+    batch : int
+        Windows at a time.
+
+    Raises
+    ------
+    ValueError
+        If context is odd, or there are not more tokens than that.
+    """
+    if context % 2 or len(tokens) <= context:
+        raise ValueError(f"context must be even and below {len(tokens)}, got {context}")
+    half, n = context // 2, len(tokens) - 1
+    # The last window ends with the text: it counts what the one before has not.
+    starts = torch.tensor(sorted({*range(0, n - context, half), n - context}))
+    training = model.training
+    model.eval()
+    total, done = 0.0, 0
+    for part in starts.split(batch):
+        x = tokens[part[:, None] + torch.arange(context)]
+        y = tokens[part[:, None] + torch.arange(1, context + 1)]
+        loss = F.cross_entropy(model(x).logits.transpose(1, 2), y, reduction="none").double()
+        for begin, row in zip(part.tolist(), loss, strict=True):
+            total += row[done - begin :].sum().item()
+            done = begin + context
+    model.train(training)
+    return total / n
+
+
+def perplexity(nats: float) -> float:
+    """``e^nats``: among how many equally likely characters the model would be as unsure."""
+    return math.exp(nats)
