@@ -1,0 +1,248 @@
+"""Signs as bits: a OneBit layer in the bytes that it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qtools.onebit.layer import OneBitLinear, check_eps, check_sizes, describe, finish
+from qtools.onebit.modules import all_names, has_hooks, replace_
+
+_WORD = 64  # bits: a row ends where a 64-bit word ends, so that kernels read whole words
+
+
+def row_bytes(in_features: int) -> int:
+    """``8 ceil(in_features / 64)``: bytes of one packed row."""
+    return -(-in_features // _WORD) * (_WORD // 8)
+
+
+def pack_signs(weight: Tensor) -> Tensor:
+    """Column j of a row is bit ``j % 8`` of its byte ``j // 8``: 1 where the weight is below 0.
+
+    Eight columns to a byte, least significant bit first, rows padded with zeros to a whole number
+    of 64-bit words. So the bits of a row read as little-endian words have column j at bit
+    ``j % 64`` of word ``j // 64``.
+
+    Parameters
+    ----------
+    weight : Tensor
+        [out, in], floating point; only its signs count, and 0, -0.0 and NaN are positive.
+
+    Returns
+    -------
+    Tensor
+        uint8 [out, row_bytes(in)] on the device of weight.
+
+    Raises
+    ------
+    ValueError
+        If weight is no matrix.
+
+    Examples
+    --------
+    >>> pack_signs(torch.tensor([[-1.0, 1.0, -1.0, 0.0]])).tolist()
+    [[5, 0, 0, 0, 0, 0, 0, 0]]
+    """
+    if weight.dim() != 2:
+        raise ValueError(f"weight must be a matrix, got shape {list(weight.shape)}")
+    rows, columns = weight.shape
+    negative = weight.detach() < 0
+    padded = F.pad(negative.to(torch.uint8), (0, 8 * row_bytes(columns) - columns))
+    powers = 1 << torch.arange(8, dtype=torch.uint8, device=weight.device)
+    octets = padded.reshape(rows, row_bytes(columns), 8)
+    return (octets * powers).sum(-1, dtype=torch.uint8)
+
+
+def unpack_signs(bits: Tensor, in_features: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Inverse of `pack_signs`: [out, in_features] of -1 and +1.
+
+    Raises
+    ------
+    ValueError
+        If bits is not uint8 [out, row_bytes(in_features)].
+    """
+    if bits.dtype != torch.uint8 or bits.dim() != 2 or bits.shape[1] != row_bytes(in_features):
+        raise ValueError(
+            f"bits must be uint8 [out, {row_bytes(in_features)}] for {in_features} columns, "
+            f"got {bits.dtype} {list(bits.shape)}"
+        )
+    # A table of the eight signs of every byte: one look-up a byte, no arithmetic a bit.
+    byte = torch.arange(256, device=bits.device)[:, None]
+    table = (1 - 2 * (byte >> torch.arange(8, device=bits.device) & 1)).to(dtype)
+    return F.embedding(bits.int(), table).flatten(1)[:, :in_features]
+
+
+def padding_is_zero(bits: Tensor, in_features: int) -> bool:
+    """Whether no bit is set behind the last column."""
+    whole, rest = divmod(in_features, 8)
+    tail = bits[:, whole:]
+    if rest and (tail[:, 0] >> rest).any():
+        return False
+    return not tail[:, 1 if rest else 0 :].any()
+
+
+class PackedOneBitLinear(nn.Module):
+    """``Z = LayerNorm([(X ⊙ g) W±1ᵀ] ⊙ h) + bias`` with one bit for each sign: inference only.
+
+    Xu et al. 2024, eq. 3, as `OneBitLinear`. Every call unpacks all signs into a matrix of the
+    input's type and multiplies by it: small on disk and at rest, and **slower** than a float
+    layer. It is the definition that faster implementations have to agree with.
+
+    The input may have any floating type: g, h and the bias are used in that type.
+
+    Attributes
+    ----------
+    bits : Tensor
+        uint8 [out, row_bytes(in)]: see `pack_signs`.
+    g, h : Tensor
+        float16 [in] and [out], also after ``.float()`` or ``.to(torch.bfloat16)``, which would
+        make them larger or worse.
+    bias : Tensor or None
+        [out].
+    """
+
+    bits: Tensor
+    g: Tensor
+    h: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        bits: Tensor,
+        g: Tensor,
+        h: Tensor,
+        bias: Tensor | None = None,
+        layer_norm: bool = True,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        check_sizes(g.numel(), h.numel())
+        check_eps(eps)
+        self.in_features, self.out_features = g.numel(), h.numel()
+        self.layer_norm, self.eps = layer_norm, eps
+        for name, vector, size in (("g", g, self.in_features), ("h", h, self.out_features)):
+            if vector.dtype != torch.float16 or vector.shape != (size,):
+                raise ValueError(
+                    f"{name} must be a float16 vector, got {vector.dtype} {list(vector.shape)}"
+                )
+        expected = (self.out_features, row_bytes(self.in_features))
+        if bits.dtype != torch.uint8 or bits.shape != expected:
+            raise ValueError(
+                f"bits must be uint8 {list(expected)}, got {bits.dtype} {list(bits.shape)}"
+            )
+        if bias is not None and (
+            not bias.is_floating_point() or bias.shape != (self.out_features,)
+        ):
+            raise ValueError(
+                f"bias must be floating point [{self.out_features}], "
+                f"got {bias.dtype} {list(bias.shape)}"
+            )
+        for name, value in (("bits", bits), ("g", g), ("h", h), ("bias", bias)):
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        y = F.linear(x * self.g.to(x.dtype), self.signs(x.dtype)) * self.h.to(x.dtype)
+        return finish(y, self.layer_norm, self.eps, self.bias)
+
+    def signs(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``W±1`` [out, in]."""
+        return unpack_signs(self.bits, self.in_features, dtype)
+
+    def reconstruct(self) -> Tensor:
+        """``W±1 ⊙ h gᵀ`` float32 [out, in]: the weight before the LayerNorm as one matrix."""
+        return self.signs() * torch.outer(self.h.float(), self.g.float())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # .to(dtype) goes through here. g and h follow to the device, not to the type.
+        kept = self.g, self.h
+        result = super()._apply(fn, recurse)
+        if not self.g.is_meta:
+            self.g, self.h = (old.to(self.bits.device) for old in kept)
+        return result
+
+    @classmethod
+    def from_layer(cls, layer: OneBitLinear, bits: Tensor | None = None) -> Self:
+        """Pack a layer.
+
+        Parameters
+        ----------
+        layer : OneBitLinear
+            Unchanged. Its bias keeps its type; g and h are rounded to float16.
+        bits : Tensor, optional
+            ``pack_signs(layer.weight)`` where it is at hand already.
+
+        Raises
+        ------
+        ValueError
+            If the weight has NaN, or g or h values that float16 cannot hold.
+        """
+        if layer.weight.isnan().any():
+            raise ValueError("weight must have no NaN: it has no sign")
+        vectors = []
+        for name, vector in (("g", layer.g), ("h", layer.h)):
+            half = vector.detach().to(torch.float16, copy=True)
+            if not half.isfinite().all():
+                raise ValueError(
+                    f"{name} must be finite and at most 65504 in magnitude to be float16, "
+                    f"got {vector.abs().max():.6g}"
+                )
+            vectors.append(half)
+        bias = None if layer.bias is None else layer.bias.detach().clone()
+        packed = cls(
+            pack_signs(layer.weight) if bits is None else bits,
+            *vectors, bias, layer.layer_norm, layer.eps,
+        )  # fmt: skip
+        return packed.train(layer.training)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return describe(self)
+
+
+def pack_(model: nn.Module) -> list[str]:
+    """Replace every OneBitLinear of the model, in place, by a PackedOneBitLinear.
+
+    Layers that share a latent weight share its bits; a layer known by several names stays one.
+    All layers are packed before the first is replaced: after an error the model is as it was.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its other layers stay as they are, and an optimizer of its parameters is of no more use.
+
+    Returns
+    -------
+    list of str
+        Names of the packed layers, each once.
+
+    Raises
+    ------
+    ValueError
+        With the name of the layer: NaN in its weight, g or h beyond float16, or hooks; or if the
+        model is itself such a layer (use `PackedOneBitLinear.from_layer`) or has none.
+    """
+    if isinstance(model, OneBitLinear):
+        raise ValueError("model must hold its layers; use PackedOneBitLinear.from_layer for one")
+    made: dict[nn.Module, nn.Module] = {}
+    bits: dict[Any, Tensor] = {}
+    names = []
+    for name, module in all_names(model):
+        if not isinstance(module, OneBitLinear) or module in made:
+            continue
+        if has_hooks(module):
+            raise ValueError(f"{name} must have no hooks, they would be lost")
+        if module.weight not in bits:
+            bits[module.weight] = pack_signs(module.weight)
+        try:
+            made[module] = PackedOneBitLinear.from_layer(module, bits[module.weight])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        names.append(name)
+    if not made:
+        raise ValueError("model must have OneBitLinear layers, got none; convert_ makes them")
+    replace_(model, made)
+    return names
