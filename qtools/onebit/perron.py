@@ -22,15 +22,23 @@ class Magnitude:
     Parameters
     ----------
     weight : Tensor
-        [m, n], finite, floating point.
+        [m, n], floating point.
     dtype : torch.dtype
         To compute with, float32 or float64. Sums over the blocks are kept in float64.
+
+    Raises
+    ------
+    ValueError
+        If there is NaN or infinity in `weight`.
     """
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         self.weight, self.dtype = weight, dtype
         low, high = torch.aminmax(weight)
-        exponent = int(torch.frexp(torch.maximum(-low, high).to(dtype)).exponent)
+        largest = torch.maximum(-low, high).to(dtype)
+        if not largest.isfinite():
+            raise ValueError("weight must be finite, got NaN or infinity")
+        exponent = int(torch.frexp(largest).exponent)
         self.exponent = exponent + exponent % 2  # even: its square root is a power of two
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qtools.decomposition.rank import checked_matrix
 from qtools.onebit.perron import Magnitude, leading
 
 
@@ -103,10 +102,13 @@ def svid(weight: Tensor, tol: float = 1e-6) -> SVID:
     """
     if not (tol > 0 and math.isfinite(tol)):
         raise ValueError(f"tol must be positive and finite, got {tol}")
-    checked_matrix(weight, "weight")
+    if not weight.is_floating_point():
+        raise TypeError(f"weight must be floating point, got {weight.dtype}")
+    if weight.ndim != 2 or weight.numel() == 0:
+        raise ValueError(f"weight must be a non-empty matrix, got shape {list(weight.shape)}")
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     magnitude = Magnitude(weight, dtype)
-    sign = (weight < 0).to(dtype).mul_(-2).add_(1)
+    sign = signs(weight, dtype)
     start, total = magnitude.start()
     if total == 0:
         return SVID(sign, sign.new_zeros(len(weight)), start.to(dtype), 0.0, 0)
@@ -117,3 +119,9 @@ def svid(weight: Tensor, tol: float = 1e-6) -> SVID:
     error = math.sqrt(magnitude.distance(a, b) / total)
     half = magnitude.exponent // 2
     return SVID(sign, a * 2.0**half, b * 2.0**half, error, iterations)
+
+
+def signs(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """−1 where `weight` is below 0, +1 elsewhere: zeros of either sign are positive here."""
+    sign = weight.to(dtype, copy=True).add_(0.0)  # −0 + 0 = +0
+    return torch.copysign(sign.new_ones(()), sign, out=sign)
