@@ -61,8 +61,9 @@ def has_hooks(module: nn.Module) -> bool:
 def sizes(module: nn.Module) -> tuple[int, int]:
     """(in_features, out_features) of a Linear, a Conv1D or a layer of this package."""
     if is_conv1d(module):
-        rows, columns = module.weight.shape  # type: ignore[union-attr]
-        return rows, columns
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)
+        return weight.shape[0], weight.shape[1]
     return module.in_features, module.out_features  # type: ignore[return-value]
 
 

@@ -183,24 +183,25 @@ class PackedOneBitLinear(nn.Module):
         """
         if layer.weight.isnan().any():
             raise ValueError("weight must have no NaN: it has no sign")
-        vectors = []
-        for name, vector in (("g", layer.g), ("h", layer.h)):
-            half = vector.detach().to(torch.float16, copy=True)
-            if not half.isfinite().all():
-                raise ValueError(
-                    f"{name} must be finite and at most 65504 in magnitude to be float16, "
-                    f"got {vector.abs().max():.6g}"
-                )
-            vectors.append(half)
         bias = None if layer.bias is None else layer.bias.detach().clone()
         packed = cls(
             pack_signs(layer.weight) if bits is None else bits,
-            *vectors, bias, layer.layer_norm, layer.eps,
+            _half("g", layer.g), _half("h", layer.h), bias, layer.layer_norm, layer.eps,
         )  # fmt: skip
         return packed.train(layer.training)
 
     def extra_repr(self) -> str:  # noqa: D102
         return describe(self)
+
+
+def _half(name: str, vector: Tensor) -> Tensor:
+    half = vector.detach().to(torch.float16, copy=True)
+    if not half.isfinite().all():
+        raise ValueError(
+            f"{name} must be finite and at most 65504 in magnitude to be float16, "
+            f"got {vector.abs().max():.6g}"
+        )
+    return half
 
 
 def pack_(model: nn.Module) -> list[str]:
