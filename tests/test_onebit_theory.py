@@ -7,7 +7,7 @@ from itertools import combinations, product
 import mpmath
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -65,7 +65,7 @@ def matrix(kind: str, generator: torch.Generator) -> Tensor:
         w = w * 10.0 ** torch.round(40 * normal(m, n)).clamp(-300, 300)
     elif kind == "zero matrix":
         w = torch.zeros(m, n, dtype=torch.float64)
-    elif kind == "nearly equal":  # a tie but for one faint entry: no t fits in between
+    elif kind == "nearly equal":  # a tie but for one faint entry: no float64 fits in between
         w = w.abs() + 1
         w[0, 0] = -1e-30
     return w
@@ -135,9 +135,8 @@ def test_lemma_1_and_proposition_2_are_proved(capsys):
             f"\ncertified: {holds} of {verdicts.total()} matrices ({holds / verdicts.total():.2%})"
         )
     assert not [kind for kind, verdict in verdicts if verdict == "fails"]
-    open_cases = {kind for kind, verdict in verdicts if verdict == "not certified"}
-    assert open_cases <= {"nearly equal", "mixed"}, verdicts
-    assert holds >= 0.93 * verdicts.total()
+    assert {kind for kind, verdict in verdicts if verdict == "not certified"} <= {"mixed"}, verdicts
+    assert holds >= 0.99 * verdicts.total()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,15 +151,17 @@ def test_the_proved_gap_is_below_the_gap_to_60_digits(kind):
             assert gap <= high**2 - low**2 + mpmath.mpf(10) ** -50 * high**2
             if found.parts and all(isinstance(p.proof, theory.Signs) for p in found.parts):
                 assert abs(high - low) <= mpmath.mpf(10) ** -50 * high
-            if len(found.parts) == 1 and isinstance(found.parts[0].proof, theory.Between):
+            elif len(found.parts) == 1 and kind not in ("mixed", "nearly equal"):
                 assert gap >= 0.4 * (high**2 - low**2)
 
 
 def test_equality_broken_by_a_faint_entry_is_not_called_true():
     w = torch.tensor([[1.0, 1.0], [1.0, -1e-30]], dtype=torch.float64)
+    assert theory.certify_lemma_1(w).verdict == "holds"  # that one float64 cannot see, 1024 bits do
+    w[1, 1] = -5e-324
     assert theory.certify_lemma_1(w).verdict == "not certified"
     assert theory.certify_proposition_2(w).verdict == "not certified"
-    w[1, 1] = 1e-30
+    w[1, 1] = 5e-324
     assert theory.certify_lemma_1(w).verdict == "holds"
 
 
@@ -187,10 +188,8 @@ def test_swapping_w_and_its_magnitudes_is_refuted(seed, m, n):
     w = torch.randn(m, n, dtype=torch.float64)
     strict = theory.certify_order(w, w.abs())
     swapped = theory.certify_order(w.abs(), w)
-    assert (strict.verdict, swapped.verdict) in {
-        ("holds", "fails"),
-        ("not certified", "not certified"),
-    }
+    if min(m, n) > 1:
+        assert (strict.verdict, swapped.verdict) in {("holds", "fails"), ("not certified",) * 2}
     if theory.lemma_1(w).gap > 1e-9:
         assert strict.verdict == "holds"
         assert strict.gap == swapped.gap > 0
@@ -297,6 +296,7 @@ def test_absolute_values_can_only_add(seed, m, n):
     assert theory.certify_elementwise(w.abs(), y.abs()).gap == 0
 
 
+@settings(max_examples=25)  # singular values to 60 digits are slow
 @given(seeds, sizes, sizes, st.integers(-150, 150))
 def test_bounds_of_perron_enclose_sigma(seed, m, n, power):
     torch.manual_seed(seed)
@@ -304,8 +304,9 @@ def test_bounds_of_perron_enclose_sigma(seed, m, n, power):
     v = svid(w, tol=1e-13).b
     lower, upper = theory.perron_bounds(w, v)
     assert 0 < lower <= upper <= lower * (1 + Fraction(1, 10**9))
-    square = sigma(w.abs()) ** 2
+    top = sigma(w.abs())
     with mpmath.workdps(60):
+        square = top**2
         assert mpmath.mpf(lower.numerator) / lower.denominator <= square * (
             1 + mpmath.mpf(10) ** -50
         )
@@ -420,10 +421,11 @@ def test_signs_are_found_if_and_only_if_there_are_any(seed, m, n):
     w = torch.randn(m, 1).sign() * torch.rand(m, n) * mask * torch.randn(1, n).sign()
     (a,), _ = exact.integers(exact.rational(w))
     assert exact.diagonal_signs(a) is not None
-    cycles = [(i, k, j, h) for i, k in combinations(range(m), 2) for j, h in combinations(range(n), 2)
-              if mask[i, j] and mask[i, h] and mask[k, j] and mask[k, h]]  # fmt: skip
+    squares = product(combinations(range(m), 2), combinations(range(n), 2))
+    cycles = [(rows[0], columns[0]) for rows, columns in squares
+              if all(mask[i, j] for i, j in product(rows, columns))]  # fmt: skip
     if cycles:
-        i, _, j, _ = cycles[0]
+        i, j = cycles[0]
         a[i][j] = -a[i][j]
         assert exact.diagonal_signs(a) is None
 
