@@ -172,7 +172,8 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _header(file: BinaryIO, path: Path, largest: int) -> Header:
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
         raise ValueError(f"{path} is too short for its header, or is no safetensors file")

@@ -151,6 +151,8 @@ class OneBitLinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the layer anew."""
+        if self.weight.is_meta:  # nothing to draw, and slow at that
+            return
         limit = 1 / math.sqrt(self.in_features)
         nn.init.uniform_(self.weight, -limit, limit)
         if self.bias is not None:
