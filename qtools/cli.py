@@ -1,4 +1,4 @@
-"""The command line: ``qtools data``, ``qtools train`` and ``qtools distill``."""
+"""The command line: ``qtools data``, ``train``, ``distill`` and ``report``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from qtools import data as sets
 from qtools import models, recipes
 from qtools.distillation.nonfinite import NonFiniteError
 from qtools.distillation.recipe import Recipe
+from qtools.onebit import storage
 from qtools.results import PACKAGE
 from qtools.training import TrainConfig
 
@@ -169,6 +170,19 @@ def distill(
             for row in (*history.steps[-1:], *history.evaluations[-1:]):
                 typer.echo(", ".join(f"{name} {value:.6g}" for name, value in row.items()))
             typer.echo(f"wrote {recipe.out / 'student.safetensors'} and {recipe.out / 'run.json'}")
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="A file that qtools.onebit.save wrote.")],
+) -> None:
+    """Say what a OneBit file holds: its layers, bits per weight, bytes by kind."""
+    with _plain_errors():
+        shapes, total = storage.layers(file), storage.report(file)
+    width = max(map(len, shapes), default=0)
+    for name, layer in shapes.items():
+        typer.echo(f"{name:<{width}}  {layer.in_features} to {layer.out_features}, {layer.kind}")
+    typer.echo(str(total))
 
 
 if __name__ == "__main__":

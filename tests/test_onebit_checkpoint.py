@@ -17,7 +17,9 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from qtools import cli
 from qtools.onebit import (
     OneBitLinear,
     PackedOneBitLinear,
@@ -386,6 +388,45 @@ def test_a_forged_header_is_refused(tmp_path, number):
     (tmp_path / "net").write_bytes(join(header, metadata, data))
     with pytest.raises(ValueError, match=re.escape(message)):
         load_(Net(), tmp_path / "net")
+
+
+@pytest.mark.parametrize("change", [lambda c: c + b"\0" * 8, lambda c: c[:-8]])
+def test_a_file_of_another_length_is_refused_under_a_good_checksum(tmp_path, change):
+    save(net(), tmp_path / "net")
+    (tmp_path / "net").write_bytes(seal(change((tmp_path / "net").read_bytes())))
+    with pytest.raises(ValueError, match="bytes of tensors, announced"):
+        load_(Net(), tmp_path / "net")
+
+
+def test_a_latent_layer_has_one_type(tmp_path):
+    model = net(packed=False)
+    model.last.g = nn.Parameter(model.last.g.detach().double())
+    save(model, tmp_path / "net")
+    with pytest.raises(ValueError, match="last must have one type for weight, g and h"):
+        load_(Net(), tmp_path / "net")
+
+
+def test_the_memory_of_the_file_is_let_go(tmp_path):
+    for packed in (True, False):
+        save(net(packed=packed), tmp_path / "net")
+        model = Net()
+        load_(model, tmp_path / "net")
+        for tensor in model.state_dict().values():
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+def test_the_command_line_reports_a_file(tmp_path):
+    path = tmp_path / "net.safetensors"
+    result = save(net(), path)
+    run = CliRunner().invoke(cli.app, ["report", str(path)])
+    assert run.exit_code == 0
+    assert str(result) in run.output
+    for name, rows in (("first", "10 to 70"), ("again.0", "70 to 70"), ("last", "70 to 10")):
+        assert re.search(rf"{re.escape(name)}\s+{rows}, packed", run.output)
+    path.write_bytes(path.read_bytes()[:100])
+    run = CliRunner().invoke(cli.app, ["report", str(path)])
+    assert run.exit_code == 2
+    assert run.output.startswith("qtools: ")
 
 
 @pytest.mark.parametrize(

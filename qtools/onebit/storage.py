@@ -147,6 +147,35 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
+class LayerShape(NamedTuple):
+    """A OneBit layer of a file: kind is "packed" or "latent"."""
+
+    kind: str
+    in_features: int
+    out_features: int
+
+
+def layers(path: Path | str) -> dict[str, LayerShape]:
+    """Names and shapes of the OneBit layers of a file from `save`, from its header alone.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `report`.
+    """
+    described = container.read_header(Path(path)).metadata.get("layers")
+    if type(described) is not dict:
+        raise ValueError(f"{path} has no list of layers")
+    for name, value in described.items():
+        if (
+            type(value) is not list
+            or [type(v) for v in value[:3]] != [str, int, int]
+            or value[0] not in ("packed", "latent")
+        ):
+            raise ValueError(f"{path} describes {name[:80]} in another way than onebit.save")
+    return {name: LayerShape(*value[:3]) for name, value in described.items()}
+
+
 def report(path: Path | str) -> Report:
     """Count the bytes of a file from `save` by what they are for, from its header alone.
 
