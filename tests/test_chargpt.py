@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qtools import text
-from qtools.models import Cache, CharGPT, CharGPTOutput, rotate, rotations
+from qtools.data import moby_dick
+from qtools.files import sha256
+from qtools.models import WEIGHTS, Cache, CharGPT, CharGPTOutput, rotate, rotations
+from qtools.results import read_record
 
 CHARACTERS = "abcdefghij"
 
@@ -178,3 +182,34 @@ def test_the_split_is_nine_to_one():
 
 def test_perplexity():
     assert text.perplexity(math.log(7)) == pytest.approx(7)
+
+
+def test_the_trained_model_is_the_one_of_its_record():
+    record, content = read_record("chargpt"), (WEIGHTS / "chargpt.safetensors").read_bytes()
+    trained = CharGPT.pretrained()
+    assert record["weights"]["sha256"] == sha256(content)
+    assert record["file_bytes"] == len(content)
+    assert record["settings"] == trained.settings
+    assert record["parameters"] == sum(p.numel() for p in trained.parameters())
+    assert 2e6 <= record["parameters"] <= 4e6
+    assert trained.context >= 128
+    assert not trained.training
+    assert record["value"] <= 1.48
+
+
+@pytest.mark.slow
+def test_the_trained_model_foretells_the_held_out_text_as_recorded():
+    trained = CharGPT.pretrained()
+    tokens = trained.encode(text.split()[1])
+    nats = text.nats_per_character(trained, tokens, trained.context)
+    assert nats == pytest.approx(read_record("chargpt")["value"], abs=2e-4)
+
+
+def test_it_writes_words_of_the_book():
+    trained = CharGPT.pretrained()
+    written = trained.generate(
+        trained.encode("Call me ")[None], 400, 0.8, torch.Generator().manual_seed(0)
+    )
+    words = re.findall("[a-z]+", trained.decode(written[0, 8:-8]).lower())
+    known = set(re.findall("[a-z]+", moby_dick().lower()))
+    assert sum(word in known for word in words) >= 0.8 * len(words) > 40
