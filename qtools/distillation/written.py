@@ -49,7 +49,8 @@ def write(
     Parameters
     ----------
     teacher : nn.Module
-        CharGPT, or a causal language model of transformers. In eval mode for it.
+        CharGPT, or a causal language model of transformers, whose token for the end of a text is
+        never written. In eval mode for it.
     sequences, length : int
         How many, and tokens of each.
     seed : int
