@@ -92,7 +92,7 @@ class Cache:
 
     def __init__(self, blocks: int, context: int) -> None:
         self.context = context
-        self.room: list[tuple[Tensor, Tensor] | None] = [None] * blocks
+        self.room: list[Tensor | None] = [None] * blocks
         self.lengths = [0] * blocks
 
     @property
@@ -104,13 +104,11 @@ class Cache:
         """Append to a block's; return all of it."""
         n, heads, t, size = key.shape
         if (room := self.room[block]) is None:
-            room = key.new_empty(2, n, heads, self.context, size).unbind()
-            self.room[block] = room
+            room = self.room[block] = key.new_empty(2, n, heads, self.context, size)
         start, stop = self.lengths[block], self.lengths[block] + t
         self.lengths[block] = stop
-        for kept, new in zip(room, (key, value), strict=True):
-            kept[:, :, start:stop] = new
-        return room[0][:, :, :stop], room[1][:, :, :stop]
+        room[0, :, :, start:stop], room[1, :, :, start:stop] = key, value
+        return room[0, :, :, :stop], room[1, :, :, :stop]
 
 
 class Block(nn.Module):

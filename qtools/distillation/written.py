@@ -75,13 +75,14 @@ def write(
         raise ValueError(f"length must be more than {GREEDY[1] + 1}, got {length}")
     training, device = teacher.training, next(teacher.parameters()).device
     teacher.eval()
-    generator, parts = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
+    parts: list[Tensor] = []
     with (
         torch.random.fork_rng(),
         tqdm(total=sequences, unit="sequence", disable=not progress) as bar,
     ):
         torch.manual_seed(seed)
-        while (left := sequences - sum(map(len, parts))) > 0:
+        while (left := sequences - sum(len(part) for part in parts)) > 0:
             size = min(batch, left)
             first = torch.randint(_vocabulary(teacher), (size, 1), generator=generator)
             # One number for all of a batch: they are written together.
@@ -132,7 +133,7 @@ def _continued(model: nn.Module, tokens: Tensor, length: int, temperature: float
     if isinstance(model, CharGPT):
         return model.generate(tokens, length, temperature)
     drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    return model.generate(  # type: ignore[operator, no-any-return]
+    return model.generate(  # type: ignore[operator]
         tokens,
         attention_mask=torch.ones_like(tokens),
         min_new_tokens=length,
