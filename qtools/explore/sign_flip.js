@@ -64,7 +64,7 @@ function compute(state) {
 const toValue = (position) => Number((10 ** (position / 20)).toPrecision(2));
 const toPosition = (v) => Math.round(20 * Math.log10(v));
 // Stops of the step: each once, denser at the start.
-const STOPS = [...new Set(Array.from({ length: 121 }, (_, i) => Math.round((STEPS + 1) ** (i / 120)) - 1))];
+const STOPS = [...new Set(Array.from({ length: 121 }, (_, i) => Number(Math.round((STEPS + 1) ** (i / 120) - 1).toPrecision(2))))];
 const nearest = (k) => STOPS.reduce((best, s, i) => (Math.abs(s - k) < Math.abs(STOPS[best] - k) ? i : best), 0);
 const count = (k) => k.toLocaleString("en");
 
