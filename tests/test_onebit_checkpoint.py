@@ -209,48 +209,6 @@ def test_another_process_reads_it(tmp_path):
     assert run.stdout.strip() == model(INPUT).double().sum().item().hex()
 
 
-@pytest.mark.parametrize("architecture", ["OPT", "Llama", "GPT2"])
-def test_models_of_transformers(tmp_path, architecture):
-    transformers = pytest.importorskip("transformers")
-    common = {"vocab_size": 61, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    configs = {
-        "OPT": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48,
-                "max_position_embeddings": 32, "word_embed_proj_dim": 24},
-        "Llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-                  "intermediate_size": 44},
-        "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
-    }  # fmt: skip
-    kinds = {"GPT2": "GPT2LMHeadModel"}
-    kind = getattr(transformers, kinds.get(architecture, f"{architecture}ForCausalLM"))
-    config = getattr(transformers, f"{architecture}Config")(**common, **configs[architecture])
-    torch.manual_seed(0)
-    model = kind(config).eval()
-    layers = convert_(model).converted
-    assert len(layers) == {"OPT": 14, "Llama": 14, "GPT2": 8}[architecture]
-    ids = torch.randint(0, 61, (2, 9))
-    model(ids, labels=ids).loss.backward()
-    assert all(p.grad is not None for m in model.modules() if isinstance(m, OneBitLinear)
-               for p in m.parameters())  # fmt: skip
-    pack_(model)
-    with torch.no_grad():
-        expected = model(ids).logits
-    save(model, tmp_path / "model")
-    safetensors.torch.save_file({"ids": ids, "logits": expected}, tmp_path / "pair")
-    config.to_json_file(tmp_path / "config.json")
-    code = (
-        "import sys, torch, transformers, safetensors.torch; from qtools.onebit import load_\n"
-        f"config = transformers.{type(config).__name__}.from_json_file('config.json')\n"
-        f"model = transformers.{kind.__name__}(config).eval(); load_(model, 'model')\n"
-        "pair = safetensors.torch.load_file('pair')\n"
-        "torch.set_num_threads(1)\n"
-        "assert torch.equal(model(pair['ids']).logits, pair['logits'])"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
-    )  # fmt: skip
-
-
 # What is refused
 
 
