@@ -4,7 +4,7 @@ const LINE = 1 - 2 / Math.PI;
 // Name, what the reader sees, what is stored.
 const METHODS = [
   ["scale", "One scale", "signs, 1 number"],
-  ["row", "A scale a row", "signs, 24 numbers"],
+  ["row", "Row scales", "signs, 24 numbers"],
   ["rank_one", "Rank one", "60 numbers, no signs"],
   ["svid", "SVID", "signs, 60 numbers"],
 ];

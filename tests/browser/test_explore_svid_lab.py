@@ -121,10 +121,10 @@ def test_mouse_and_keyboard(show: Show) -> None:
     assert every.state(page, "seed") == [2]
     page.get_by_role("button", name="Rank one").last.click()
     assert every.state(page, "method") == ["rank_one"]
-    page.get_by_role("button", name="A scale a row").focus()
+    page.get_by_role("button", name="Row scales").focus()
     page.keyboard.press("Enter")
     assert every.state(page, "method") == ["row"]
-    assert "A scale a row" in page.locator(".qx > svg").text_content()
+    assert "Row scales" in page.locator(".qx > svg").text_content()
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     assert every.state(page, "method") == ["rank_one"]
@@ -157,6 +157,6 @@ def test_screen_reader_hears_the_result(show: Show) -> None:
     every.press(page, "rows", "ArrowRight")
     page.wait_for_function("document.querySelector('[role=status]').textContent !== ''")
     assert page.locator('[role="status"]').inner_text() == (
-        f"Lost of the squared norm: One scale {numbers['scale']:.3f}, A scale a row"
+        f"Lost of the squared norm: One scale {numbers['scale']:.3f}, Row scales"
         f" {numbers['row']:.3f}, Rank one {numbers['rank_one']:.3f}, SVID {numbers['svid']:.3f}"
     )
