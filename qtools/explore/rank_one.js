@@ -178,7 +178,7 @@ function place(h, v, { left, axis: zero, top, cell, strip, head, perUnit }) {
     setAll(h.hit, { x: zero - strip / 2, y, width: strip, height: cell });
     setAll(h.bar, { x: Math.min(zero, zero + end), y: y + cell / 2, width: size, height: 12 });
     setAll(h.knob, { cx: zero + end, cy: y + cell / 2 + 6 });
-    setAll(h.text, { x: zero + (v < 0 ? 21 : -21), y: y + cell / 2 + 10 });
+    setAll(h.text, { x: zero + (v < 0 ? 25 : -25), y: y + cell / 2 + 10 });
   } else {
     const [base, x] = [head + strip / 2, left + h.k * cell];
     setAll(h.hit, { x, y: head - 20, width: cell, height: strip + 18 });
