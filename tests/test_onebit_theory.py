@@ -115,7 +115,7 @@ def recheck(w: Tensor, found: theory.Certified) -> None:
     assert seen == Counter((i, j) for i, row in enumerate(entries) for j, x in enumerate(row) if x)
 
 
-def test_lemma_1_and_proposition_2_are_proved(capsys):
+def test_lemma_1_and_proposition_2_are_proved(record_property):
     verdicts = Counter()
     for kind in KINDS:
         generator = torch.Generator().manual_seed(KINDS.index(kind))
@@ -130,10 +130,8 @@ def test_lemma_1_and_proposition_2_are_proved(capsys):
                 assert found.verdict == "holds"
                 assert all(isinstance(part.proof, theory.Signs) for part in found.parts)
     holds = sum(count for (_, verdict), count in verdicts.items() if verdict == "holds")
-    with capsys.disabled():
-        print(
-            f"\ncertified: {holds} of {verdicts.total()} matrices ({holds / verdicts.total():.2%})"
-        )
+    share = f"{holds} of {verdicts.total()} matrices ({holds / verdicts.total():.2%})"
+    record_property("lemma 1 and proposition 2 certified", share)  # conftest.py prints it
     assert not [kind for kind, verdict in verdicts if verdict == "fails"]
     assert {kind for kind, verdict in verdicts if verdict == "not certified"} <= {"mixed"}, verdicts
     assert holds >= 0.99 * verdicts.total()
@@ -177,6 +175,15 @@ def test_two_blocks_with_a_gap_give_a_gap():
     w = torch.block_diag(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), torch.randn(3, 3))
     found = theory.certify_lemma_1(w)
     assert 0 < found.gap <= Fraction(4)
+
+
+def test_proposition_1_is_an_equality_for_the_identity():
+    # Its spectral norm is 1, so ‖X Eᵀ‖ = ‖X‖₂ ‖E‖; its Frobenius norm would leave a gap.
+    torch.manual_seed(0)
+    w = torch.randn(6, 9, dtype=torch.float64)
+    sv = svid(w)
+    check = theory.proposition_1(torch.eye(9, dtype=torch.float64), w, sv.a, sv.b)
+    assert abs(check.gap) <= check.error
 
 
 # ---- false variants
