@@ -172,9 +172,17 @@ def test_blocks_are_proved_one_by_one():
 
 
 def test_two_blocks_with_a_gap_give_a_gap():
-    w = torch.block_diag(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), torch.randn(3, 3))
-    found = theory.certify_lemma_1(w)
-    assert 0 < found.gap <= Fraction(4)
+    w = torch.tensor([[1.0, 1.0], [1.0, -1.0]])  # σ₁² is 2, and 4 for |W|
+    for blocks in ((w, 10 * w), (10 * w, w)):
+        assert 80 < theory.certify_lemma_1(torch.block_diag(*blocks)).gap <= 200
+
+
+def test_equal_norms_are_never_called_the_opposite():
+    # σ₁ = 5 k for both; one has a singular vector that floats hold exactly, the other not.
+    a, b = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.5, 1.5], [1.5, 4.5]])
+    for k in (1.0, 2.0, 3.0, 7.0):
+        for pair in ((a, b), (b, a), (a, a), (b, b)):
+            assert theory.certify_order(*(k * w for w in pair)).verdict != "fails"
 
 
 def test_proposition_1_is_an_equality_for_the_identity():

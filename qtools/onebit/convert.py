@@ -86,9 +86,9 @@ def convert_(
 ) -> Conversion:
     """Replace, in place, every linear layer by a `OneBitLinear` that starts from its SVID.
 
-    ``W ≈ W_sign ⊙ (a bᵀ)`` gives ``g = b`` and ``h = a`` (Xu et al. 2024, eqs. 4-5 and section
-    3.3); type, device, mode, ``requires_grad`` and bias carry over. The signs come from the
-    trained weights in either start of the latent weights:
+    ``W ≈ W_sign ⊙ (a bᵀ)`` gives ``g = b`` and ``h = a`` (Xu et al. 2024, eqs. 4-5); type,
+    device, mode, ``requires_grad`` and bias carry over. The signs come from the trained weights in
+    either start of the latent weights:
 
     | start | latent W | source |
     |---|---|---|
