@@ -32,6 +32,7 @@ from qtools.explore import (
     RankLab,
     RankOne,
     Sensitivity,
+    SignFlip,
     StraightThrough,
     SVIDLab,
     Temperature,
@@ -49,6 +50,7 @@ KINDS: tuple[type[Explorable], ...] = (
     RankLab,
     RankOne,
     Sensitivity,
+    SignFlip,
     StraightThrough,
     SVIDLab,
     Temperature,
@@ -192,6 +194,7 @@ def test_state_goes_both_ways(kind: type[Explorable]) -> None:
         RankOne: ("a1", 2.5),
         SVIDLab: ("rows", 0.25),
         Sensitivity: ("fc2", 2),
+        SignFlip: ("start", 0.5),
         Temperature: ("image", 2),
     }
     name, value = changes.get(kind, ("bits", 7))

@@ -10,6 +10,7 @@ from qtools.explore.observer_lab import ObserverLab
 from qtools.explore.rank_lab import RankLab
 from qtools.explore.rank_one import RankOne
 from qtools.explore.sensitivity import Sensitivity
+from qtools.explore.sign_flip import SignFlip
 from qtools.explore.straight_through import StraightThrough
 from qtools.explore.svid_lab import SVIDLab
 from qtools.explore.temperature import Temperature
@@ -26,6 +27,7 @@ __all__ = [
     "RankOne",
     "SVIDLab",
     "Sensitivity",
+    "SignFlip",
     "StraightThrough",
     "Temperature",
 ]

@@ -5,6 +5,8 @@ const MATRICES = {
   pattern: [[3, 1, -2, 2, -1], [-6, -2, 5, -2, 4], [9, 3, -5, 3, -7], [-4, -2, 3, -1, 3]],
   blocks: [[5, 5, 0, 0, 0], [5, 5, 0, 0, 0], [0, 0, 4, 4, 4], [0, 0, 4, 4, 4]],
 };
+// Room between the bars of a and the product.
+const PAD = 8;
 const [MOST, STEP, ROWS, COLUMNS] = [4, 0.1, 4, 5];
 const list = (n, f) => Array.from({ length: n }, (_, i) => f(i));
 const A = list(ROWS, (i) => "a" + (i + 1));
@@ -45,7 +47,7 @@ const found = {};
 function best(state) {
   return (found[state.matrix + state.magnitude] ??= (() => {
     let at = { ...state, ...Object.fromEntries([...A, ...B].map((n, i) => [n, 1 + i / 8])) };
-    for (let i = 0; i < 2000; i++) at = { ...at, ...step(at) };
+    for (let i = 0; i < 800; i++) at = { ...at, ...step(at) };
     return Object.fromEntries([...A, ...B].map((n) => [n, at[n]]));
   })());
 }
@@ -84,12 +86,13 @@ const explorable = {
     });
     const scene = node("g", { "aria-hidden": "true" });
     const svg = node("svg", {}, scene, handles.map((h) => h.n));
-    const gauge = node("svg", { width: "100%", height: 40, "aria-hidden": "true" });
+    const gauge = node("svg", { width: "100%", height: 56, "aria-hidden": "true" });
     const choices = buttons({ model, label: "Matrix", options: CHOICES.map(([text, matrix]) => [text, { matrix }]) });
     const first = checkbox({ model, name: "magnitude", label: "take |W| first, put the signs back after" });
     const press = (text, changes) => node("button", { type: "button", onclick: () => put(model, changes(state())) }, text);
     const acts = node("div", { class: "qx-buttons" },
       press("One step of power iteration", step), press("Show the best", best), press("Start again", () => FLAT));
+    const striped = stripes();
     const rows = node("p", { class: "qx-say" });
     const facts = node(
       "div", { class: "qx-facts qx-three" },
@@ -103,7 +106,7 @@ const explorable = {
       rows.textContent = "Rows of W: " + MATRICES[now.matrix].map((row) => row.join(", ")).join("; ");
       at = drawScene(svg, scene, now, width);
       for (const h of handles) place(h, now[h.name], at);
-      drawGauge(gauge, r);
+      drawGauge(gauge, r, striped.fill);
       for (const n of ["error", "best", "above"]) show(facts, n, r[n], fixed(r[n], 3));
       return `squared error ${fixed(r.error, 3)} of the squared norm, ${fixed(r.above, 3)} above the smallest possible`;
     };
@@ -111,8 +114,8 @@ const explorable = {
     return mount({
       model, el, draw, names, label: "Rank one by hand",
       children: [
-        node("style", {}, ".qx .qx-tg { color: var(--green); }"),
-        choices.row, node("div", { style: "margin:.5rem 0" }, first.row), acts, rows, facts, gauge,
+        node("style", {}, ".qx .qx-tg { color: var(--green); } .qx svg text.ro-small { font-size: 12px; }"),
+        choices.row, node("div", { style: "margin:.5rem 0" }, first.row), acts, rows, striped.holder, facts, gauge,
         node("p", { class: "qx-title" }, "Drag the green bars of a and b: cell i, j of the product is aᵢ bⱼ."), svg,
         node("p", { class: "qx-note" }, "A step takes the best b for this a, b = Wᵀa / ‖a‖², then the best a for that b, a = W b / ‖b‖², and gives both the same length."),
       ],
@@ -126,13 +129,14 @@ function drawScene(svg, scene, now, width) {
   const wide = width >= 560;
   const strip = 80;
   const gap = 18;
-  const cell = Math.min(wide ? (width - strip - 2 * gap) / 15 : (width - strip) / COLUMNS, 46);
+  const cell = Math.min(wide ? (width - strip - PAD - 2 * gap) / 15 : (width - strip - PAD) / COLUMNS, 46);
   const small = wide ? cell : (width - gap) / 10;
   const head = 26;
   const top = head + strip;
   const [grid, side] = [cell * COLUMNS, small * COLUMNS];
   const below = wide ? top : top + cell * ROWS + 44;
-  const left = wide ? side + gap + strip : strip + Math.max(0, (width - strip - grid) / 2);
+  const left = wide ? side + gap + strip + PAD : strip + PAD + Math.max(0, (width - strip - PAD - grid) / 2);
+  const axis = left - PAD - strip / 2;
   resize(svg, width, below + small * ROWS + 6);
   const [w, p] = [MATRICES[now.matrix], product(now)];
   const out = [];
@@ -142,45 +146,45 @@ function drawScene(svg, scene, now, width) {
       const strength = Math.min(0.6, 0.6 * Math.abs(v) / 9);
       out.push(
         node("rect", { x: x + j * size, y: y + i * size, width: size - 1.5, height: size - 1.5, style: `fill:var(--${v < 0 ? "red" : "blue"});fill-opacity:${strength};stroke:var(--line)` }),
-        words(x + (j + 0.5) * size - 1, y + (i + 0.5) * size + 4, fixed(v, digits), "", "middle"),
+        words(x + (j + 0.5) * size - 1, y + (i + 0.5) * size + 4, fixed(v, Math.abs(v) < 9.95 ? digits : 0), size < 36 ? "ro-small" : ""),
       );
     }));
   };
-  matrix(0, below, small, "W", w, 0);
+  matrix(0, below, small, "W, the goal", w, 0);
   matrix(left, top, cell, "", p, 1);
   out.push(words(left, 13, now.magnitude ? "a bᵀ with the signs of W" : "a bᵀ", "qx-bold", "start"));
-  matrix(wide ? left + grid + gap : side + gap, below, small, "error: W minus it", map(w, (v, i, j) => v - p[i][j]), 1);
-  out.push(words(left - strip / 2, head + strip - 8, "a", "qx-bold qx-g"), words(left - 10, head + strip / 2, "b", "qx-bold qx-g", "end"));
-  const [x, y] = [left - strip / 2, head + strip / 2];
-  out.push(line(x, top, x, top + cell * ROWS, "qx-axis"), line(left, y, left + grid, y, "qx-axis"));
+  matrix(wide ? left + grid + gap : side + gap, below, small, "Error: W − product", map(w, (v, i, j) => v - p[i][j]), 1);
+  out.push(words(axis, top - 8, "a", "qx-bold qx-g"), words(left - 10, head + strip / 2, "b", "qx-bold qx-g", "end"));
+  const y = head + strip / 2;
+  out.push(line(axis, top, axis, top + cell * ROWS, "qx-axis"), line(left, y, left + grid, y, "qx-axis"));
   scene.replaceChildren(...out);
   const perUnit = (strip / 2 - 10) / MOST;
   return {
-    left, top, cell, strip, head, perUnit,
+    left, axis, top, cell, strip, head, perUnit,
     value: (n, e) => {
       const box = svg.getBoundingClientRect();
-      return n[0] === "a" ? (e.clientX - box.left - left + strip / 2) / perUnit : (head + strip / 2 - e.clientY + box.top) / perUnit;
+      return n[0] === "a" ? (e.clientX - box.left - axis) / perUnit : (head + strip / 2 - e.clientY + box.top) / perUnit;
     },
   };
 }
 
 const setAll = (n, attributes) => Object.entries(attributes).forEach(([k, v]) => n.setAttribute(k, v));
 
-function place(h, v, { left, top, cell, strip, head, perUnit }) {
+function place(h, v, { left, axis: zero, top, cell, strip, head, perUnit }) {
   const size = Math.abs(v) * perUnit;
   const end = v * perUnit;
   if (h.row) {
-    const [zero, y] = [left - strip / 2, top + h.k * cell];
+    const y = top + h.k * cell;
     setAll(h.hit, { x: zero - strip / 2, y, width: strip, height: cell });
     setAll(h.bar, { x: Math.min(zero, zero + end), y: y + cell / 2, width: size, height: 12 });
     setAll(h.knob, { cx: zero + end, cy: y + cell / 2 + 6 });
-    setAll(h.text, { x: zero + (v < 0 ? 18 : -18), y: y + cell / 2 + 10 });
+    setAll(h.text, { x: zero + (v < 0 ? 25 : -25), y: y + cell / 2 + 10 });
   } else {
-    const [zero, x] = [head + strip / 2, left + h.k * cell];
+    const [base, x] = [head + strip / 2, left + h.k * cell];
     setAll(h.hit, { x, y: head - 20, width: cell, height: strip + 18 });
-    setAll(h.bar, { x: x + cell / 2 - 6, y: Math.min(zero, zero - end), width: 12, height: size });
-    setAll(h.knob, { cx: x + cell / 2, cy: zero - end });
-    setAll(h.text, { x: x + cell / 2, y: zero + (v < 0 ? -6 : 16) });
+    setAll(h.bar, { x: x + cell / 2 - 6, y: Math.min(base, base - end), width: 12, height: size });
+    setAll(h.knob, { cx: x + cell / 2, cy: base - end });
+    setAll(h.text, { x: x + cell / 2, y: base + (v < 0 ? -6 : 16) });
   }
   setAll(h.ring, { cx: h.knob.getAttribute("cx"), cy: h.knob.getAttribute("cy") });
   for (const n of [h.bar, h.knob]) n.setAttribute("style", "fill:var(--green)");
@@ -188,11 +192,14 @@ function place(h, v, { left, top, cell, strip, head, perUnit }) {
   h.sync(v, `${label(h.name)} = ${fixed(v, 1)}`);
 }
 
-function drawGauge(svg, { error, best }) {
+// From nothing lost to all of W lost; past that, red stripes.
+function drawGauge(svg, { error, best }, striped) {
   const percent = (v) => (100 * clamp(v, 0, 1)).toFixed(2) + "%";
+  const rect = (width, style) => node("rect", { width, height: 18, y: 14, style });
   svg.replaceChildren(
-    node("rect", { width: "100%", height: 18, y: 14, style: "fill:var(--wash)" }),
-    node("rect", { width: percent(error), height: 18, y: 14, style: "fill:var(--blue)" }),
-    node("line", { x1: percent(best), x2: percent(best), y1: 4, y2: 40, class: "qx-zero" }),
+    rect("100%", "fill:var(--wash)"), rect(percent(error), "fill:var(--blue);opacity:.65"),
+    ...(error > 1 ? [rect("100%", striped)] : []),
+    node("line", { x1: percent(best), x2: percent(best), y1: 6, y2: 40, class: "qx-zero" }),
+    words("100%", 48, error > 1 ? "above 1: worse than a = 0" : "1: as with a = 0", "qx-small", "end"),
   );
 }

@@ -5,7 +5,7 @@ const FOUR = [
   ["tanh", "tanh′", "1 − tanh² w", (w) => 1 - Math.tanh(w) * Math.tanh(w), "var(--blue)", "none"],
   ["released", "released code", "1.001 − tanh² w", (w) => 1 + 0.001 - Math.tanh(w) * Math.tanh(w), "var(--green)", "7 4"],
   ["clipped", "clipped identity", "1 if |w| ≤ 1, else 0", (w) => Number(Math.abs(w) <= 1), "var(--red)", "2 3"],
-  ["identity", "identity", "1 everywhere", () => 1, "color-mix(in srgb, #cc79a7 78%, currentColor)", "none"],
+  ["identity", "identity", "1 everywhere", () => 1, "color-mix(in srgb, #cc79a7 62%, currentColor)", "none"],
 ];
 const signOf = (w) => (w < 0 ? -1 : 1);
 
@@ -64,7 +64,7 @@ function compute(state) {
 const toValue = (position) => Number((10 ** (position / 20)).toPrecision(2));
 const toPosition = (v) => Math.round(20 * Math.log10(v));
 // Stops of the step: each once, denser at the start.
-const STOPS = [...new Set(Array.from({ length: 121 }, (_, i) => Math.round((STEPS + 1) ** (i / 120)) - 1))];
+const STOPS = [...new Set(Array.from({ length: 121 }, (_, i) => Number(Math.round((STEPS + 1) ** (i / 120) - 1).toPrecision(2))))];
 const nearest = (k) => STOPS.reduce((best, s, i) => (Math.abs(s - k) < Math.abs(STOPS[best] - k) ? i : best), 0);
 const count = (k) => k.toLocaleString("en");
 
@@ -128,7 +128,7 @@ const explorable = {
       model, el, draw, names: Object.keys(controls),
       label: "Sign flips: a latent weight under four stand-ins for the derivative",
       children: [
-        node("style", {}, ".qx .sf-four { display: grid; gap: 1rem 16px; margin: .8rem 0; } .qx .sf-four .qx-title, .qx .sf-four .qx-big { white-space: nowrap; font-size: 1rem; }"),
+        node("style", {}, ".qx .sf-four { display: grid; gap: 1rem 16px; margin: .8rem 0; } .qx .sf-four .qx-big { white-space: normal; font-size: 1rem; }"),
         examples.row, grid,
         title,
         curves,
@@ -161,7 +161,7 @@ function drawPath(svg, { start, step }, ws, first, colour, width) {
     words(width - 4, top + 12, "sign +1", "qx-small", "end"),
     words(4, height - bottom - 6, "sign −1", "qx-small", "start"),
   ];
-  for (const k of [1, 10, 100, 1000]) out.push(line(x(k), height - bottom, x(k), height - bottom + 4, "qx-axis"), words(x(k), height - 2, k === 1 ? "step 1" : count(k), "qx-small"));
+  for (const k of [1, 10, 100, 1000]) out.push(line(x(k), height - bottom, x(k), height - bottom + 4, "qx-axis"), words(clamp(x(k), 19, width - 17), height - 2, k === 1 ? "step 1" : count(k), "qx-small"));
   out.push(line(x(step), top, x(step), height - bottom, "qx-dots"), line_);
   if (first < Infinity) out.push(node("circle", { cx: x(first), cy: middle, r: 9, style: "fill:none;stroke:currentColor;stroke-width:2" }));
   out.push(node("circle", { cx: x(step), cy: y(ws[step]), r: 5, style: `fill:${colour}` }));
@@ -194,7 +194,7 @@ function drawCurves(svg, { start }, r, width) {
     out.push(t);
   };
   label(0, "tanh′", -0.6 * reach, 6, 16);
-  label(1, "released", -reach, 2, -8);
+  label(1, "released", -reach, 2, width < 560 ? -22 : -14);
   label(2, "clipped", -reach, 2, -6);
   label(3, "identity", -reach, 2, -7);
   [...FOUR].reverse().forEach(([name, , , , colour], i) =>

@@ -4,13 +4,17 @@ const LINE = 1 - 2 / Math.PI;
 // Name, what the reader sees, what is stored.
 const METHODS = [
   ["scale", "One scale", "signs, 1 number"],
-  ["row", "A scale a row", "signs, 24 numbers"],
+  ["row", "Row scales", "signs, 24 numbers"],
   ["rank_one", "Rank one", "60 numbers, no signs"],
   ["svid", "SVID", "signs, 60 numbers"],
 ];
 const list = (n, f) => Array.from({ length: n }, (_, i) => f(i));
 const sum = (values) => values.reduce((a, b) => a + b, 0);
-const dot = (a, b) => sum(a.map((x, i) => x * b[i]));
+function dot(a, b) {
+  let total = 0;
+  for (let i = 0; i < a.length; i++) total += a[i] * b[i];
+  return total;
+}
 const square = (matrix) => sum(matrix.map((row) => dot(row, row)));
 
 // Wellons' lowbias32 of a counter; two of them make a normal number (Box and Muller).
@@ -45,7 +49,7 @@ function weight({ rows, columns, tail, pattern, seed }) {
 // The nearest matrix of rank one, (W v) vᵀ. One-sided Jacobi turns the rows until each is at right
 // angles to every other; the longest is then sigma_1 v_1.
 function rankOne(matrix) {
-  const rows = matrix.map((row) => [...row]);
+  const rows = matrix.map((row) => Float64Array.from(row));
   for (let turned = true, sweep = 0; turned && sweep < 40; sweep++) {
     turned = false;
     for (let p = 0; p < rows.length - 1; p++)
@@ -57,12 +61,19 @@ function rankOne(matrix) {
         const z = (bb - aa) / (2 * ab);
         const t = (z < 0 ? -1 : 1) / (Math.abs(z) + Math.hypot(1, z));
         const c = 1 / Math.hypot(1, t);
-        for (let j = 0; j < a.length; j++) [a[j], b[j]] = [c * (a[j] - t * b[j]), c * (t * a[j] + b[j])];
+        for (let j = 0; j < a.length; j++) {
+          const x = a[j];
+          a[j] = c * (x - t * b[j]);
+          b[j] = c * (t * x + b[j]);
+        }
       }
   }
   const v = rows.reduce((a, b) => (dot(b, b) > dot(a, a) ? b : a));
   const norm = dot(v, v);
-  return matrix.map((row) => v.map((x) => (dot(row, v) * x) / norm));
+  return matrix.map((row) => {
+    const along = dot(row, v) / norm;
+    return Array.from(v, (x) => along * x);
+  });
 }
 
 const absolute = (w) => w.map((row) => row.map(Math.abs));
@@ -132,6 +143,7 @@ const explorable = {
     const panel = node("div", { class: "sv-bars", role: "group", "aria-label": "Approximations: what is lost, and which one is drawn" },
       node("div", { class: "sv-row sv-head", "aria-hidden": "true" }, node("span", {}), node("span", {}), node("div", {}, lineLabel)), bars.map((b) => b.key));
     const maps = node("svg", { "aria-hidden": "true" });
+    const note = node("p", {}, "One square a weight: ", node("span", { class: "qx-tb" }, "■ positive"), ", ", node("span", { class: "qx-tr" }, "◫ negative"), ", stronger is larger. Most bars stop short of ┃: with only 864 weights, the numbers also fit chance.");
 
     const draw = (state, width) => {
       const { w, near, errors } = solve(state);
@@ -144,7 +156,9 @@ const explorable = {
         svg.replaceChildren(...bar(errors[name], limits[name], name === state.method));
       }
       const text = METHODS.find(([name]) => name === state.method)[1];
-      drawMaps(maps, width, [["W", w], [text, near[state.method]], ["Error", minus(w, near[state.method])]]);
+      const room = drawMaps(maps, width, [["W", w], [text, near[state.method]], ["Error", minus(w, near[state.method])]]);
+      // On a phone the words stand where a fourth map would be.
+      note.style = room ? `margin:${-room}px 0 0 calc(50% + 8px);min-height:${room}px` : "margin:.5rem 0 0";
       return "Lost of the squared norm: " + METHODS.map(([name, t]) => `${t} ${fixed(errors[name], 3)}`).join(", ");
     };
 
@@ -158,7 +172,7 @@ const explorable = {
         node("div", { class: "qx-checks", style: "justify-content:space-between" }, controls.pattern.row, again),
         node("p", { class: "qx-title", style: "margin-top:.6rem" }, "Share of ‖W‖² lost: shorter is better. Press one to draw it.", node("span", { class: "qx-key", style: "font-weight:400" }, "┃ same recipe, endless matrix")),
         panel, maps,
-        node("p", { style: "margin:.5rem 0 0" }, "One square a weight: ", node("span", { class: "qx-tb" }, "■ positive"), ", ", node("span", { class: "qx-tr" }, "◫ negative"), ", stronger is larger."),
+        note,
       ],
     });
   },
@@ -176,7 +190,7 @@ function bar(value, limit, on) {
   const rect = (width, height, y, style) => node("rect", { width, height, y, style });
   return [
     rect("100%", 18, 6, "fill:var(--wash)"),
-    rect(percent(value), 18, 6, `fill:var(--blue);opacity:${on ? 1 : 0.55}`),
+    rect(percent(value), 18, 6, `fill:var(--blue);opacity:${on ? 0.75 : 0.5}`),
     node("line", { x1: percent(limit), x2: percent(limit), y1: 3, y2: 27, style: "stroke:currentColor;stroke-width:2" }),
     node("line", { x1: percent(LINE), x2: percent(LINE), y1: -8, y2: 38, class: "qx-zero" }),
   ];
@@ -206,4 +220,5 @@ function drawMaps(svg, width, maps) {
     out.push(node("rect", { x: left - 0.5, y: top - 0.5, width: cell * COLUMNS + 0.5, height: cell * ROWS + 0.5, style: "fill:none;stroke:var(--line)" }));
   });
   svg.replaceChildren(...out);
+  return across < 3 && high - 16;
 }

@@ -28,6 +28,7 @@ from qtools.explore import (
     RankLab,
     RankOne,
     Sensitivity,
+    SignFlip,
     StraightThrough,
     SVIDLab,
     Temperature,
@@ -46,6 +47,7 @@ EVERY: tuple[type[Explorable], ...] = (
     RankLab,
     RankOne,
     Sensitivity,
+    SignFlip,
     StraightThrough,
     SVIDLab,
     Temperature,
@@ -96,6 +98,7 @@ def moved(kind: type[Explorable]) -> tuple[str, int, float]:
         RankOne: ("b1", 1, 1.1),
         SVIDLab: ("rows", 0.4, 0.5),
         Sensitivity: ("conv1", 3, 4),
+        SignFlip: ("step", 9, 10),
         Temperature: ("temperature", 4, 4.36),
     }
     return controls.get(kind, ("bits", 4, 5))

@@ -7,6 +7,7 @@ The random settings are drawn from the seed in QTOOLS_SEED (0 if unset).
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from playwright.sync_api import Page
 
 from qtools.explore import SVIDLab
-from qtools.explore.svid_lab import COLUMNS, METHODS, ROWS
+from qtools.explore.svid_lab import COLUMNS, METHODS
 from tests.browser import test_explore as every
 from tests.browser.conftest import overflow
 
@@ -60,21 +61,29 @@ def test_the_corners_too(show: Show) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_maps_show_the_signs(method: str, show: Show) -> None:
-    """Every weight has one square; those with a slit are the negative ones, in all three maps."""
+def test_the_maps_show_the_matrices(method: str, show: Show) -> None:
+    """A square for each entry: hue and slit for the sign, one of 12 shades for the size."""
     lab = SVIDLab(method=method, tail=0.3)
     page = show(lab)
-    paths = page.locator(".qx > svg path").evaluate_all(
-        "(all) => all.map((n) => [n.getAttribute('d'), n.getAttribute('style').includes('--red')])"
-    )
-    negative, total = 0, 0
-    for d, red in paths:
-        squares = d.count("M") // (2 if red else 1)
-        total += squares
-        negative += squares * red
     w, near = lab.weight(), lab.approximation(method)
-    assert total == 3 * ROWS * COLUMNS
-    assert negative == sum(int((m < 0).sum()) for m in (w, near, w - near))
+    matrices = torch.stack([w, near, w - near])
+    shown = torch.zeros_like(matrices)
+    svg = page.locator(".qx > svg")
+    cell = (svg.evaluate("(n) => n.clientWidth") - 32) / 3 / COLUMNS
+    paths = svg.locator("path").evaluate_all(
+        "(all) => all.map((n) => [n.getAttribute('d'), n.style.fill, n.style.opacity])"
+    )
+    for d, fill, opacity in paths:
+        squares = re.findall(r"M([\d.]+),([\d.]+)h[\d.]+v[\d.]+h-[\d.]+z(M[\d.,]+v[^z]*z)?", d)
+        for x, y, slit in squares:
+            k, left = divmod(float(x) + 0.01, COLUMNS * cell + 16)
+            assert bool(slit) == ("red" in fill)
+            sign = -1 if slit else 1
+            shown[int(k), int((float(y) - 21.9) / cell), int(left / cell)] = sign * float(opacity)
+    size = (matrices.abs() / (3 * w.square().mean().sqrt())).sqrt().clamp(max=1)
+    assert torch.equal(shown < 0, matrices < 0)
+    assert (shown != 0).all()
+    assert ((shown.abs() - size).abs() <= 0.5 / 12 + 1e-3).all()
 
 
 def test_bars_are_as_long_as_the_numbers(show: Show) -> None:
@@ -121,10 +130,10 @@ def test_mouse_and_keyboard(show: Show) -> None:
     assert every.state(page, "seed") == [2]
     page.get_by_role("button", name="Rank one").last.click()
     assert every.state(page, "method") == ["rank_one"]
-    page.get_by_role("button", name="A scale a row").focus()
+    page.get_by_role("button", name="Row scales").focus()
     page.keyboard.press("Enter")
     assert every.state(page, "method") == ["row"]
-    assert "A scale a row" in page.locator(".qx > svg").text_content()
+    assert "Row scales" in page.locator(".qx > svg").text_content()
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     assert every.state(page, "method") == ["rank_one"]
@@ -157,6 +166,6 @@ def test_screen_reader_hears_the_result(show: Show) -> None:
     every.press(page, "rows", "ArrowRight")
     page.wait_for_function("document.querySelector('[role=status]').textContent !== ''")
     assert page.locator('[role="status"]').inner_text() == (
-        f"Lost of the squared norm: One scale {numbers['scale']:.3f}, A scale a row"
+        f"Lost of the squared norm: One scale {numbers['scale']:.3f}, Row scales"
         f" {numbers['row']:.3f}, Rank one {numbers['rank_one']:.3f}, SVID {numbers['svid']:.3f}"
     )
