@@ -8,7 +8,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from qtools import cli, text
-from qtools.distillation import language, written
+from qtools.distillation import DistillConfig, language, written
 from qtools.distillation.recipe import Recipe
 from qtools.models import CharGPT
 from qtools.onebit import OneBitLinear, PackedOneBitLinear
@@ -29,6 +29,10 @@ context = 32
 
 [loss]
 make = "qtools.distillation:OneBit"
+
+[optimizer]
+make = "qtools.distillation.language:two_rates"
+vectors = 0.001
 
 [distill]
 epochs = 1
@@ -131,6 +135,27 @@ def test_a_students_matrices_are_bits_and_it_drops_nothing():
     assert student.blocks[0].up.weight.abs().unique().tolist() == pytest.approx([0.01])
     x = student.encode("Call me Ishmael.")[None]
     assert torch.equal(student.train()(x).logits, student.train()(x).logits)
+
+
+def test_signs_and_vectors_learn_at_their_own_rates():
+    student = language.onebit_student()
+    config = DistillConfig(lr=0.006, betas=(0.9, 0.98), weight_decay=0.1)
+    latent, rest = language.two_rates(student, config, 0.002).param_groups
+    assert (latent["lr"], latent["betas"], latent["weight_decay"]) == (0.006, (0.9, 0.98), 0.1)
+    assert (rest["lr"], rest["betas"], rest["weight_decay"]) == (0.002, (0.9, 0.98), 0.0)
+    names = {id(p): name for name, p in student.named_parameters()}
+    named = [{names[id(p)] for p in group["params"]} for group in (latent, rest)]
+    assert named[0] | named[1] == set(names.values())
+    assert len(named[0]) == 30
+    assert all(name.endswith("weight") and "norm" not in name for name in named[0])
+    assert {"blocks.0.up.g", "blocks.0.up.h", "embedding.weight", "lm_head.weight"} <= named[1]
+
+
+def test_rates_that_cannot_be():
+    with pytest.raises(ValueError, match="student must have OneBit layers"):
+        language.two_rates(CharGPT.pretrained(), DistillConfig())
+    with pytest.raises(ValueError, match="vectors must be a positive learning rate, got 0"):
+        language.two_rates(language.onebit_student(), DistillConfig(), 0)
 
 
 def test_text_of_ones_own(tmp_path):

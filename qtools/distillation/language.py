@@ -8,6 +8,7 @@ language model of `transformers`, which then has to be installed.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from qtools import text
+from qtools.distillation.config import DistillConfig
 from qtools.distillation.loop import Evaluation
 from qtools.models import CharGPT
-from qtools.onebit import convert_, load_
+from qtools.onebit import OneBitLinear, convert_, load_
 
 CHARGPT = "chargpt"
 
@@ -74,6 +76,32 @@ def chargpt(name: str) -> CharGPT:
         raise ValueError(f"model must be {NAMES} or a file, got {name!r}")
     load_(network, name)
     return network
+
+
+def two_rates(
+    student: nn.Module, config: DistillConfig, vectors: float = 0.002
+) -> torch.optim.Optimizer:
+    """AdamW with the rate ``config.lr`` for latent weights, ``vectors`` for everything else.
+
+    A latent weight matters by its sign alone: it has to travel its own length before anything
+    changes. g, h, norms and embedding change the output at every step.
+
+    Raises
+    ------
+    ValueError
+        If the student has no OneBit layer, or the rate is not positive.
+    """
+    latent = {id(m.weight) for m in student.modules() if isinstance(m, OneBitLinear)}
+    if not latent:
+        raise ValueError("student must have OneBit layers, got none; onebit_student makes one")
+    if not 0 < vectors < math.inf:
+        raise ValueError(f"vectors must be a positive learning rate, got {vectors}")
+    every = [p for p in student.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in every if id(p) in latent], "weight_decay": config.weight_decay},
+        {"params": [p for p in every if id(p) not in latent], "lr": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, config.lr, config.betas)
 
 
 def without_dropout_(network: nn.Module) -> None:

@@ -27,7 +27,7 @@ from qtools.results import code_state, write_record
 #: Tables of the file and whether they must be there.
 TABLES = {
     **{"student": True, "teacher": False, "data": True, "loss": True},
-    **{"evaluate": False, "distill": False},
+    **{"evaluate": False, "optimizer": False, "distill": False},
 }
 
 
@@ -56,6 +56,10 @@ class Recipe:
         [evaluate]                            # may be left out
         make = "qtools.distillation.fashion:held_out_accuracy"
 
+        [optimizer]                           # may be left out: AdamW with one rate
+        make = "qtools.distillation.language:two_rates"
+        vectors = 0.002                       # student and config come first by themselves
+
         [distill]                             # settings of DistillConfig
         epochs = 5
         lr = 0.01
@@ -67,7 +71,7 @@ class Recipe:
     path: Path
     out: Path
     config: DistillConfig
-    makers: Mapping[str, Callable[[], Any]]
+    makers: Mapping[str, Callable[..., Any]]
     weights: Mapping[str, Path]
 
     @classmethod
@@ -124,13 +128,16 @@ class Recipe:
             None in all processes but the main one.
         """
         begin, code = time.perf_counter(), code_state()
-        made = {name: make() for name, make in self.makers.items() if name != "student"}
+        last = ("student", "optimizer")
+        made = {name: make() for name, make in self.makers.items() if name not in last}
         student, teacher = self._model("student"), made.get("teacher")
+        if "optimizer" in self.makers:
+            made["optimizer"] = self.makers["optimizer"](student, self.config)
         if teacher is not None and "teacher" in self.weights:
             _load(teacher, self.weights["teacher"])
         distiller = Distiller(
             student, teacher, made["data"], self.config, made["loss"],
-            folder=self.out, evaluate=made.get("evaluate"),
+            folder=self.out, evaluate=made.get("evaluate"), optimizer=made.get("optimizer"),
         )  # fmt: skip
         history = distiller.run()
         if not distiller.accelerator.is_main_process:
@@ -182,24 +189,31 @@ class Recipe:
         )
 
 
-def _maker(name: str, given: dict[str, Any], folder: Path) -> Callable[[], Any]:
-    """Return a call without arguments that makes what a table describes; check it on the way."""
+def _maker(name: str, given: dict[str, Any], folder: Path) -> Callable[..., Any]:
+    """Return a call that makes what a table describes; check it on the way.
+
+    It takes no arguments, that of an optimizer the student and the settings.
+    """
     where = given.pop("make", None)
     if not isinstance(where, str) or where.count(":") != 1:
         raise ValueError(f"[{name}] make must be 'module:callable', got {where!r}")
     function = _imported(name, where, folder)
+
+    def make(*first: Any) -> Any:
+        return function(*first, **given)
+
     try:
         signature = inspect.signature(function)
     except ValueError:  # some built-in callables have none
-        return lambda: function(**given)
+        return make
     kinds = [p.kind for p in signature.parameters.values()]
     if inspect.Parameter.VAR_KEYWORD not in kinds:
         refuse_unknown(given, signature.parameters, f"[{name}]")
     try:
-        signature.bind(**given)
+        signature.bind(*([None] * (2 if name == "optimizer" else 0)), **given)
     except TypeError as error:
         raise ValueError(f"[{name}] {where}: {error}") from None
-    return lambda: function(**given)
+    return make
 
 
 def _imported(name: str, where: str, folder: Path) -> Callable[..., Any]:
