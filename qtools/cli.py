@@ -1,4 +1,4 @@
-"""The command line: ``qtools data``, ``train``, ``distill`` and ``report``."""
+"""The command line: ``qtools data``, ``train``, ``distill``, ``pack``, ``generate``, ``report``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 import qtools
 from qtools import data as sets
-from qtools import models, recipes
+from qtools import models, onebit, recipes
+from qtools.distillation import language
 from qtools.distillation.nonfinite import NonFiniteError
 from qtools.distillation.recipe import Recipe
 from qtools.onebit import storage
@@ -170,6 +172,35 @@ def distill(
             for row in (*history.steps[-1:], *history.evaluations[-1:]):
                 typer.echo(", ".join(f"{name} {value:.6g}" for name, value in row.items()))
             typer.echo(f"wrote {recipe.out / 'student.safetensors'} and {recipe.out / 'run.json'}")
+
+
+@app.command()
+def pack(
+    config: Annotated[Path, typer.Option(help="TOML file of a distillation that has ended.")],
+) -> None:
+    """Write the student of a distillation with its signs as bits: packed.safetensors beside it."""
+    with _plain_errors():
+        recipe = Recipe.read(config)
+        path = recipe.out / "packed.safetensors"
+        student = recipe.student()
+        onebit.pack_(student)
+        typer.echo(f"{onebit.save(student, path)}\nwrote {path}")
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help=f"{language.NAMES}, or a packed CharGPT's file.")],
+    prompt: Annotated[str, typer.Option(help="What it continues.")] = "Call me Ishmael",
+    length: Annotated[int, typer.Option(min=1, help="Characters to write.")] = 400,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest.")] = 0.8,
+    seed: Seed = 0,
+) -> None:
+    """Let a CharGPT write on."""
+    with _plain_errors():
+        network = language.chargpt(model)
+        tokens = network.encode(prompt)[None]
+        chance = torch.Generator().manual_seed(seed)
+        typer.echo(network.decode(network.generate(tokens, length, temperature, chance)[0]))
 
 
 @app.command()

@@ -84,22 +84,31 @@ class CharGPTOutput(NamedTuple):
 
 
 class Cache:
-    """Keys and values of the tokens so far, for each block [n, heads, t, width / heads]."""
+    """Keys and values of the tokens so far, for each block [n, heads, t, width / heads].
 
-    def __init__(self, blocks: int) -> None:
-        self.kept: list[tuple[Tensor, Tensor] | None] = [None] * blocks
+    Room for the whole context is taken with the first token: appending copies nothing that is
+    there. So it is for generating, not for gradients.
+    """
+
+    def __init__(self, blocks: int, context: int) -> None:
+        self.context = context
+        self.room: list[Tensor | None] = [None] * blocks
+        self.lengths = [0] * blocks
 
     @property
     def length(self) -> int:
         """Tokens in it."""
-        return 0 if self.kept[0] is None else self.kept[0][0].shape[2]
+        return self.lengths[0]
 
     def extend(self, block: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append to a block's; return all of it."""
-        if (old := self.kept[block]) is not None:
-            key, value = torch.cat([old[0], key], 2), torch.cat([old[1], value], 2)
-        self.kept[block] = key, value
-        return key, value
+        n, heads, t, size = key.shape
+        if (room := self.room[block]) is None:
+            room = self.room[block] = key.new_empty(2, n, heads, self.context, size)
+        start, stop = self.lengths[block], self.lengths[block] + t
+        self.lengths[block] = stop
+        room[0, :, :, start:stop], room[1, :, :, start:stop] = key, value
+        return room[0, :, :, :stop], room[1, :, :, :stop]
 
 
 class Block(nn.Module):
@@ -258,10 +267,10 @@ class CharGPT(nn.Module):
             raise ValueError(f"temperature must not be negative, got {temperature}")
         training = self.training
         self.eval()
-        cache, new = Cache(len(self.blocks)), tokens[:, -self.context :]
+        cache, new = self._cache(), tokens[:, -self.context :]
         for _ in range(length):
             if cache.length + new.shape[1] > self.context:
-                cache, new = Cache(len(self.blocks)), tokens[:, -(self.context // 2) :]
+                cache, new = self._cache(), tokens[:, -(self.context // 2) :]
             logits = self(new, False, cache).logits[:, -1]
             if temperature == 0:
                 new = logits.argmax(1, keepdim=True)
@@ -270,6 +279,9 @@ class CharGPT(nn.Module):
             tokens = torch.cat([tokens, new], 1)
         self.train(training)
         return tokens
+
+    def _cache(self) -> Cache:
+        return Cache(len(self.blocks), self.context)
 
     def save(self) -> bytes:
         """The model as the bytes of a safetensors file, its settings in the header."""

@@ -47,7 +47,7 @@ def test_a_token_sees_itself_and_all_before_it_and_nothing_after(model):
 @given(cuts=st.sets(st.integers(1, 31), max_size=6), seed=st.integers(0, 99))
 def test_kept_keys_and_values_change_nothing(model, cuts, seed):
     x, places = tokens(2, 32, seed), [0, *sorted(cuts), 32]
-    cache = Cache(3)
+    cache = Cache(3, 32)
     with torch.no_grad():
         parts = [model(x[:, a:b], False, cache).logits for a, b in itertools.pairwise(places)]
         whole = model(x).logits

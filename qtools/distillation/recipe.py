@@ -138,6 +138,21 @@ class Recipe:
         self._write(student, history, time.perf_counter() - begin, code)
         return history
 
+    def student(self) -> nn.Module:
+        """Return the student as the run left it, in eval mode.
+
+        Raises
+        ------
+        ValueError
+            If the run has not ended, or its file does not fit.
+        """
+        path = self.out / "student.safetensors"
+        if not path.is_file():
+            raise ValueError(f"{path} must be there: run qtools distill --config {self.path}")
+        model = self._model("student")
+        _load(model, path)
+        return model.eval()
+
     def _model(self, name: str) -> nn.Module:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self.config.seed)
