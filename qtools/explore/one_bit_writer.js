@@ -1,266 +1,285 @@
-// OneBitWriter: a packed CharGPT that runs here. DATA, the model, stands above this text.
-const { characters: CHARACTERS, width: WIDTH, heads: HEADS, context: CONTEXT } = DATA;
-const SIZE = WIDTH / HEADS;
-const CELL = 8;
-const range = (n, f) => Float64Array.from({ length: n }, (_, i) => f(i));
-
-// A float16 that is finite.
-function half(b) {
-  const e = (b >> 10) & 31;
-  return (b & 32768 ? -1 : 1) * (e ? 2 ** (e - 25) * (1024 + (b & 1023)) : (b & 1023) * 2 ** -24);
-}
-
-// The tensors, read at first use: signs, g and h, norms, embedding, head.
-let read;
-function net() {
-  if (read) return read;
-  const text = atob(DATA.blob);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
-  const view = new DataView(bytes.buffer);
-  let at = 0;
-  let first = 0;
-  const numbers = (n, size) => range(n, () => {
-    at += size;
-    return size === 2 ? half(view.getUint16(at - 2, true)) : view.getFloat32(at - 4, true);
-  });
-  const matrices = DATA.layers.map(([name, rows, columns, stride, eps]) => {
-    const packed = bytes.subarray(at, (at += rows * stride));
-    first += rows * columns;
-    return { name, rows, columns, stride, eps, packed, bits: packed.slice(), first: first - rows * columns };
-  });
-  for (const m of matrices) [m.g, m.h] = [numbers(m.columns, 2), numbers(m.rows, 2)];
-  const norm = () => ({ w: numbers(WIDTH, DATA.size), b: numbers(WIDTH, DATA.size) });
-  const blocks = [];
-  for (let i = 0; i < matrices.length; i += 6) {
-    const [query, key, value, out, up, down] = matrices.slice(i, i + 6);
-    blocks.push({ query, key, value, out, up, down, norm1: norm(), norm2: norm() });
-  }
-  const last = norm();
-  const [embedding, head] = [0, 0].map(() => numbers(CHARACTERS.length * WIDTH, DATA.size));
-  // The package's angles are float32.
-  const angle = (i) => Math.fround(Math.floor(i / (SIZE / 2)) * Math.fround(10000 ** Math.fround((-2 * (i % (SIZE / 2))) / SIZE)));
-  const [cos, sin] = [Math.cos, Math.sin].map((f) => range((CONTEXT * SIZE) / 2, (i) => Math.fround(f(angle(i)))));
-  return (read = { matrices, blocks, last, embedding, head, cos, sin, weights: first });
-}
-
-// The normal distribution function between -8 and 8: Simpson's rule from node to node, then the
-// cubic that has its values and slopes. Off by less than 1e-9.
-const NODES = 64;
-const bell = (x) => Math.exp((-x * x) / 2) / Math.sqrt(2 * Math.PI);
-const PHI = new Float64Array(16 * NODES + 1);
-const SLOPE = range(PHI.length, (i) => bell(i / NODES - 8) / NODES);
-for (let i = 1; i < PHI.length; i++) PHI[i] = PHI[i - 1] + (SLOPE[i - 1] + (4 * bell((i - 0.5) / NODES - 8)) / NODES + SLOPE[i]) / 6;
-function gelu(x) {
-  if (!(Math.abs(x) < 8)) return x > 0 ? x : 0;
-  const place = (x + 8) * NODES;
-  const i = Math.floor(place);
-  const t = place - i;
-  const d = PHI[i + 1] - PHI[i];
-  return x * (PHI[i] + t * (SLOPE[i] + t * (3 * d - 2 * SLOPE[i] - SLOPE[i + 1] + t * (SLOPE[i] + SLOPE[i + 1] - 2 * d))));
-}
-
-function normalise(x, y, eps, n) {
-  let mean = 0;
-  let square = 0;
-  for (let i = 0; i < x.length; i++) mean += x[i];
-  mean /= x.length;
-  for (let i = 0; i < x.length; i++) square += (x[i] - mean) ** 2;
-  const by = 1 / Math.sqrt(square / x.length + eps);
-  for (let i = 0; i < x.length; i++) y[i] = n ? (x[i] - mean) * by * n.w[i] + n.b[i] : (x[i] - mean) * by;
-}
-
-// y = LayerNorm(S (x * g) * h) with S x = sum of x - 2 (sum of x where the bit is 1). For four
-// inputs each of the 16 sums is made once; half a byte of signs then finds its own in the table.
-const TABLE = new Float64Array(4 * Math.max(...DATA.layers.map((l) => l[2])));
-function times(m, x, y, floats) {
-  const { rows, columns, stride, g, h } = m;
-  if (floats) timesFloats(m, x, y);
-  else {
-    const end = 4 * columns;
-    let sum = 0;
-    for (let j = 0, t = 0; t < end; j += 4, t += 16) {
-      const [a, b, c, d] = [x[j] * g[j], x[j + 1] * g[j + 1], x[j + 2] * g[j + 2], x[j + 3] * g[j + 3]];
-      const [ab, cd] = [a + b, c + d];
-      sum += ab + cd;
-      TABLE[t + 1] = a; TABLE[t + 2] = b; TABLE[t + 3] = ab; TABLE[t + 4] = c;
-      TABLE[t + 5] = a + c; TABLE[t + 6] = b + c; TABLE[t + 7] = ab + c; TABLE[t + 8] = d;
-      TABLE[t + 9] = a + d; TABLE[t + 10] = b + d; TABLE[t + 11] = ab + d; TABLE[t + 12] = cd;
-      TABLE[t + 13] = a + cd; TABLE[t + 14] = b + cd; TABLE[t + 15] = ab + cd;
-    }
-    const bits = m.bits;
-    for (let i = 0; i < rows; i++) {
-      let [low, high] = [0, 0];
-      for (let t = 0, p = i * stride; t < end; t += 32, p++) {
-        const byte = bits[p];
-        low += TABLE[t + (byte & 15)];
-        high += TABLE[t + 16 + (byte >> 4)];
-      }
-      y[i] = (sum - 2 * (low + high)) * h[i];
-    }
-  }
-  if (m.eps) normalise(y, y, m.eps);
-}
-
-// The same with a float for each sign: what a network without bits has to do.
-const SCALED = new Float64Array(TABLE.length / 4);
-function timesFloats(m, x, y) {
-  const { rows, columns, stride, g, h } = m;
-  m.floats ??= Float32Array.from({ length: rows * columns }, (_, k) => {
-    const j = k % columns;
-    return 1 - 2 * ((m.bits[((k - j) / columns) * stride + (j >> 3)] >> (j & 7)) & 1);
-  });
-  const w = m.floats;
-  for (let j = 0; j < columns; j++) SCALED[j] = x[j] * g[j];
-  for (let i = 0, p = 0; i < rows; i++) {
-    let [a, b, c, d] = [0, 0, 0, 0];
-    for (let j = 0; j < columns; j += 4, p += 4) {
-      a += w[p] * SCALED[j]; b += w[p + 1] * SCALED[j + 1];
-      c += w[p + 2] * SCALED[j + 2]; d += w[p + 3] * SCALED[j + 3];
-    }
-    y[i] = (a + b + c + d) * h[i];
-  }
-}
-
-// Keys and values of the characters so far, and what the model thinks of the next.
-function session(floats) {
-  const { blocks, last, embedding, head, cos, sin } = net();
-  const [keys, values] = [0, 0].map(() => blocks.map(() => new Float64Array(CONTEXT * WIDTH)));
-  const [x, normed, q, y] = [0, 0, 0, 0].map(() => new Float64Array(WIDTH));
-  const wide = new Float64Array(blocks[0].up.rows);
-  const scores = new Float64Array(CONTEXT);
-  const rotate = (v, n) => {
-    for (let at = 0; at < WIDTH; at += SIZE)
-      for (let j = at, r = (n * SIZE) / 2; j < at + SIZE / 2; j++, r++) {
-        const [a, b] = [v[j], v[j + SIZE / 2]];
-        v[j] = a * cos[r] - b * sin[r];
-        v[j + SIZE / 2] = a * sin[r] + b * cos[r];
-      }
+// OneBitWriter: what the reader sees of the model in one_bit_model.js, which stands above this text.
+// Run generators in slices that leave the page alive; a new run ends the old one.
+function worker() {
+  let current = 0;
+  const run = (steps, value, rest) => {
+    const me = ++current;
+    const slice = () => {
+      if (me !== current) return;
+      const start = performance.now();
+      let now = start;
+      let step;
+      do {
+        step = steps.next();
+        const before = now;
+        now = performance.now();
+        if (!step.done) value(step.value, now - before);
+      } while (!step.done && now - start < 12);
+      rest(step.done);
+      if (!step.done) setTimeout(slice);
+    };
+    setTimeout(slice);
   };
-  const attend = (k, v, n) => {
-    y.fill(0);
-    for (let at = 0; at < WIDTH; at += SIZE) {
-      let top = -Infinity;
-      for (let t = 0, p = at; t < n; t++, p += WIDTH) {
-        let s = 0;
-        for (let j = 0; j < SIZE; j++) s += q[at + j] * k[p + j];
-        scores[t] = s / Math.sqrt(SIZE);
-        if (scores[t] > top) top = scores[t];
+  return { run, stop: () => current++ };
+}
+
+const grouped = (v) => v.toLocaleString("en-US");
+const kilobytes = (v) => fixed(v / 1000, v < 99950 ? 1 : 0) + " kB";
+const SHARES = [0, 0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 75, 100];
+// A line break inside a paragraph is the printed book's, not the writer's.
+const flowing = (text) => text.replace(/([^\n])\n(?!\n)/g, "$1 ");
+const STYLE = `.qx .ow-ask { display: flex; gap: .4rem; margin-bottom: .5rem; } .qx .ow-ask input { flex: 1; min-width: 0; font: inherit; color: inherit; background: transparent; border: 1px solid color-mix(in srgb, currentColor 55%, transparent); border-radius: 5px; padding: .3rem .5rem; }
+.qx .ow-ask button[data-main] { background: #0072b2; border-color: #0072b2; color: #fff; padding: 0 1rem; font-weight: 600; }
+.qx .ow-text { font-family: Georgia, serif; font-size: 1.02rem; line-height: 1.5; min-height: 9.6rem; padding: .5rem .7rem; background: var(--wash); border-radius: 5px; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0 .6rem; }
+.qx .ow-text b, .qx .ow-text i { font-weight: 400; font-style: normal; color: var(--blue); } .qx .ow-text i { color: var(--red); }
+.qx .ow-break { display: flex; flex-wrap: wrap; gap: .5rem 1.75rem; margin: 0 0 .4rem; } .qx .ow-break > :first-child { flex: 1 1 16rem; } .qx .ow-map { flex: 0 1 auto; max-width: 100%; }
+.qx canvas { display: block; max-width: 100%; border: 1px solid var(--line); cursor: crosshair; touch-action: none; } .qx canvas:focus-visible { outline: 3px solid var(--blue); outline-offset: 2px; }
+.qx .ow-sentence { font-family: Georgia, serif; margin: .2rem 0 0; } .qx .ow-head { margin: .9rem 0 .4rem; display: block; border-top: 1px solid var(--line); padding-top: .5rem; }
+.qx .ow-row .qx-choice { grid-template-columns: auto 1fr; } .qx select { min-width: 0; }
+@media (max-width: 500px) { .qx .ow-text { min-height: 15rem; } .qx .ow-ask { flex-wrap: wrap; } .qx .ow-ask input { flex-basis: 100%; } }`;
+
+const explorable = {
+  render({ model, el }) {
+    const names = ["prompt", "temperature", "seed", "where", "share", "hand", "floats"];
+    const id = freshId();
+    const prompt = node("input", {
+      type: "text", id, maxlength: 200, autocomplete: "off", spellcheck: "false", "data-control": "prompt",
+      oninput: () => put(model, { prompt: prompt.value }), onkeydown: (e) => e.key === "Enter" && write(),
+    });
+    const go = node("button", { type: "button", "data-main": "", onclick: () => (writing ? stop() : write()) }, "Write");
+    const another = node("button", { type: "button", onclick: () => { put(model, { seed: (model.get("seed") % 2147483647) + 1 }); write(); } }, "Another");
+    const given = node("span");
+    const text = node("b");
+    const page = node("div", { class: "ow-text" }, given, text);
+    const layers = DATA.layers.map(([name]) => name);
+    const title = (name) => name.replace(/blocks\.(\d+)\.?/, (_, i) => `block ${Number(i) + 1} `).trim();
+    const places = [["", `all ${layers.length} matrices`]];
+    layers.forEach((name, i) => places.push(...(i % 6 ? [] : [[name.replace(/\.\w+$/, ""), title(name.replace(/\.\w+$/, ""))]]), [name, title(name)]));
+    const c = {
+      temperature: slider({ model, name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.1, text: (v) => fixed(v, 1) }),
+      share: slider({ model, name: "share", label: "Bits flipped", min: 0, max: SHARES.length - 1, step: 1, to: (i) => SHARES[i], from: (v) => SHARES.findIndex((s) => s >= v), text: (v) => tidy(v) + " %" }),
+      where: choice({ model, name: "where", label: "of", options: places }),
+      floats: checkbox({ model, name: "floats", label: "multiply by 32-bit floats instead" }),
+    };
+    const repair = node("button", { type: "button", onclick: () => put(model, { share: 0, hand: [] }) }, "Repair");
+    const speeds = [0, 1].map(() => node("span", { class: "qx-big" }, "–"));
+    const [sizes, gauge] = [0, 1].map(() => node("svg", { "aria-hidden": "true" }));
+    const sentence = node("p", { class: "ow-sentence" }, [...DATA.sentence].map((ch) => node("span", {}, ch)));
+    const map = bitMap(model);
+    const facts = node("div", { class: "qx-facts" },
+      fact("bits flipped", "qx-tr", output("flipped"), node("span", { class: "qx-key" }, "of ", output("bits"))),
+      fact("surprise by the sentence", "qx-tr", output("surprise"), node("span", { class: "qx-key" }, "nats a character; intact ", output("intact"))),
+      fact("speed on bits", "qx-tb", speeds[0], node("span", { class: "qx-key" }, "characters a second")),
+      fact("speed on floats", "", speeds[1], node("span", { class: "qx-key" }, "characters a second")));
+    const bytes = node("p", { class: "qx-note" }, "1-bit: signs ", output("signs"), ", g and h ", output("vectors"), ", norms ", output("norms"), ", embedding and head ", output("tables"), ". ", output("bytes"), " in all, ", output("ratio"), " smaller than the same network in float16, ", output("teacher"), ".");
+
+    const [author, judge] = [worker(), worker()];
+    let writing = false;
+    let judging = false;
+    let timer;
+    let width = 640;
+    let surprise = DATA.intact;
+    let flips = 0;
+    const busy = () => {
+      go.textContent = writing ? "Stop" : "Write";
+      el.toggleAttribute("data-busy", writing || judging);
+      clearTimeout(timer);
+      // Heard once, when all is done: not at each character.
+      if (!writing && !judging && text.textContent)
+        timer = setTimeout(() => (el.querySelector("[role=status]").textContent = `${flips} bits flipped, surprise ${fixed(surprise, 2)} nats a character. The model wrote: ${text.textContent}`), 700);
+    };
+    const stop = () => {
+      author.stop();
+      writing = false;
+      busy();
+    };
+    const write = () => {
+      const state = Object.fromEntries(names.map((n) => [n, model.get(n)]));
+      let [written, count, time] = ["", 0, 0];
+      writing = true;
+      given.textContent = state.prompt;
+      page.replaceChild(node(flips ? "i" : "b"), page.lastChild);
+      author.run(story(state, DATA.length), (ch, ms) => {
+        written += ch;
+        if (ch && count++) time += ms;
+        else if (count) time += ms;
+      }, (done) => {
+        page.lastChild.textContent = flowing(written);
+        if (count > 20) speeds[Number(state.floats)].textContent = grouped(Math.round((1000 * (count - 1)) / time));
+        if (done) stop();
+      });
+      busy();
+    };
+    const shade = (n, nats) => (n.style.background = `color-mix(in srgb, var(--red) ${Math.round(clamp(9 * nats, 0, 50))}%, transparent)`);
+    const measure = () => {
+      const all = [];
+      judging = true;
+      judge.run(surprises(DATA.sentence, false), (nats) => {
+        all.push(nats);
+        shade(sentence.children[all.length], nats);
+      }, (done) => {
+        if (!done) return;
+        surprise = all.reduce((a, b) => a + b, 0) / all.length;
+        judging = false;
+        tell();
+        busy();
+      });
+      busy();
+    };
+    const tell = () => {
+      show(facts, "surprise", surprise, fixed(surprise, 2));
+      drawGauge(gauge, surprise, width);
+    };
+
+    let before;
+    let damage = "[]";
+    const draw = (state, w) => {
+      width = w;
+      for (const [name, control] of Object.entries(c)) control.sync(state[name]);
+      if (prompt.value !== state.prompt) prompt.value = state.prompt;
+      const bits = JSON.stringify([...(state.share ? [state.where, state.share] : []), ...state.hand]);
+      if (bits !== damage) {
+        damage = bits;
+        flips = flip(state);
+        measure();
       }
-      let sum = 0;
-      for (let t = 0; t < n; t++) sum += scores[t] = Math.exp(scores[t] - top);
-      for (let t = 0, p = at; t < n; t++, p += WIDTH)
-        for (let j = 0, s = scores[t] / sum; j < SIZE; j++) y[at + j] += s * v[p + j];
-    }
+      map.draw(state, title);
+      drawSizes(sizes, w);
+      tell();
+      const total = DATA.signs + DATA.vectors + DATA.norms + DATA.tables;
+      for (const name of ["signs", "vectors", "norms", "tables"]) show(bytes, name, DATA[name], kilobytes(DATA[name]));
+      show(bytes, "bytes", total, kilobytes(total));
+      show(bytes, "teacher", DATA.teacher, kilobytes(DATA.teacher));
+      show(bytes, "ratio", DATA.teacher / total, fixed(DATA.teacher / total, 1) + " times");
+      show(facts, "flipped", flips, grouped(flips));
+      show(facts, "bits", net().weights, grouped(net().weights));
+      show(facts, "intact", DATA.intact, fixed(DATA.intact, 2));
+      const now = JSON.stringify([state.temperature, state.floats, bits]);
+      if (before && now !== before) write();
+      before = now;
+      return `${flips} of ${net().weights} bits flipped`;
+    };
+
+    [...sentence.children].slice(1).forEach((n, i) => shade(n, DATA.heat[i]));
+    const end = mount({
+      model, el, draw, names, label: "A 1-bit language model that writes",
+      children: [
+        node("style", {}, STYLE),
+        node("div", { class: "ow-ask" }, node("label", { for: id, class: "qx-say" }, "Beginning of the text"), prompt, go, another),
+        page,
+        node("div", { class: "qx-controls" }, c.temperature.row, c.floats.row),
+        node("p", { class: "qx-title ow-head" }, "Break it: flip some of its bits"),
+        node("div", { class: "ow-break" }, node("div", { class: "qx-part ow-row" }, c.share.row, c.where.row, node("div", { class: "qx-buttons" }, repair), node("p", { class: "qx-note" }, "Each pixel is one weight: dark −1, light +1, red flipped. Draw on it to flip by hand.")), map.box),
+        facts, sentence, gauge,
+        node("p", { class: "qx-title ow-head" }, "Its bytes, drawn to scale"),
+        bytes, sizes,
+      ],
+    });
+    return () => {
+      author.stop();
+      judge.stop();
+      clearTimeout(timer);
+      end();
+    };
+  },
+};
+
+// One matrix, a pixel a bit, the longer side across. The hand flips cells of 8 × 8.
+function bitMap(model) {
+  const canvas = node("canvas", { tabindex: 0, role: "application", "data-control": "hand" });
+  const caption = node("p", { class: "qx-note", style: "margin:0" });
+  let m;
+  let [x, y, erase] = [0, 0, false];
+  const matrix = (where) => net().matrices.find((one) => inside(one.name, where));
+  const cellAt = (cx, cy) => {
+    const [i, j] = m.rows > m.columns ? [cx, cy] : [cy, cx];
+    return m.first / CELL ** 2 + (i * m.columns) / CELL + j;
   };
-  const add = (v) => v.forEach((a, i) => (x[i] += a));
-  const s = {
-    length: 0,
-    feed(token) {
-      const n = s.length++;
-      x.set(embedding.subarray(token * WIDTH, (token + 1) * WIDTH));
-      blocks.forEach((b, i) => {
-        const [k, v] = [keys, values].map((all) => all[i].subarray(n * WIDTH, (n + 1) * WIDTH));
-        normalise(x, normed, DATA.eps, b.norm1);
-        times(b.query, normed, q, floats);
-        times(b.key, normed, k, floats);
-        times(b.value, normed, v, floats);
-        rotate(q, n);
-        rotate(k, n);
-        attend(keys[i], values[i], n + 1);
-        times(b.out, y, normed, floats);
-        add(normed);
-        normalise(x, normed, DATA.eps, b.norm2);
-        times(b.up, normed, wide, floats);
-        for (let j = 0; j < wide.length; j++) wide[j] = gelu(wide[j]);
-        times(b.down, wide, normed, floats);
-        add(normed);
-      });
-      normalise(x, normed, DATA.eps, last);
-      return range(CHARACTERS.length, (c) => {
-        let sum = 0;
-        for (let j = 0; j < WIDTH; j++) sum += normed[j] * head[c * WIDTH + j];
-        return sum;
-      });
+  const mark = (cell, off) => {
+    const rest = model.get("hand").filter((other) => other !== cell);
+    const all = off ? rest : [...rest, cell];
+    if (all.length !== model.get("hand").length) put(model, { hand: all });
+  };
+  const cell = (e) => {
+    const box = canvas.getBoundingClientRect();
+    x = clamp(Math.floor(((e.clientX - box.left) / box.width) * (canvas.width / CELL)), 0, canvas.width / CELL - 1);
+    y = clamp(Math.floor(((e.clientY - box.top) / box.height) * (canvas.height / CELL)), 0, canvas.height / CELL - 1);
+    return cellAt(x, y);
+  };
+  canvas.addEventListener("pointerdown", (e) => (erase = model.get("hand").includes(cell(e))));
+  drag(canvas, (e) => mark(cell(e), erase));
+  canvas.addEventListener("keydown", (e) => {
+    const [dx, dy] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1], " ": [0, 0] }[e.key] ?? [];
+    if (dx === undefined) return;
+    e.preventDefault();
+    x = clamp(x + dx, 0, canvas.width / CELL - 1);
+    y = clamp(y + dy, 0, canvas.height / CELL - 1);
+    if (e.key === " ") mark(cellAt(x, y), model.get("hand").includes(cellAt(x, y)));
+    else paint();
+  });
+  canvas.addEventListener("focus", () => paint());
+  canvas.addEventListener("blur", () => paint());
+  const paint = () => {
+    const turned = m.rows > m.columns;
+    const image = new ImageData(Math.max(m.rows, m.columns), Math.min(m.rows, m.columns));
+    for (let i = 0; i < m.rows; i++)
+      for (let j = 0; j < m.columns; j++) {
+        const p = i * m.stride + (j >> 3);
+        const bit = (m.bits[p] >> (j & 7)) & 1;
+        const red = bit !== ((m.packed[p] >> (j & 7)) & 1);
+        const colour = red ? (bit ? [170, 62, 0, 255] : [240, 130, 50, 255]) : bit ? [58, 68, 82, 255] : [226, 230, 234, 255];
+        image.data.set(colour, 4 * (turned ? j * m.rows + i : i * m.columns + j));
+      }
+    [canvas.width, canvas.height] = [image.width, image.height];
+    const c = canvas.getContext("2d");
+    c.putImageData(image, 0, 0);
+    if (document.activeElement !== canvas) return;
+    c.strokeStyle = "#0072b2";
+    c.lineWidth = 2;
+    c.strokeRect(x * CELL, y * CELL, CELL, CELL);
+  };
+  return {
+    box: node("div", { class: "ow-map" }, canvas, caption),
+    draw({ where }, name) {
+      m = matrix(where);
+      caption.textContent = `${name(m.name)}, ${m.rows} × ${m.columns}`;
+      canvas.setAttribute("aria-label", `Bits of ${name(m.name)}: arrow keys move, space flips 8 by 8 of them`);
+      canvas.style.width = m.rows === m.columns ? "288px" : "768px";
+      paint();
     },
   };
-  return s;
 }
 
-const encode = (text) => [...text].map((c) => CHARACTERS.indexOf(c)).filter((t) => t >= 0);
-
-// The same numbers as one_bit_writer.py: bit i is flipped if its hash is below the share.
-function mixed(x) {
-  x = Math.imul(x ^ (x >>> 16), 0x21f0aaad);
-  x = Math.imul(x ^ (x >>> 15), 0xd35a2d97);
-  return (x ^ (x >>> 15)) >>> 0;
-}
-const uniform = (seed, i) => mixed((Math.imul(seed, 0x9e3779b9) + i) | 0) / 2 ** 32;
-const inside = (name, where) => !where || (name + ".").startsWith(where + ".");
-
-// Put the bits as the state says; return how many differ from the file's.
-function flip({ where, share, hand }) {
-  const limit = (share / 100) * 2 ** 32;
-  let flips = 0;
-  for (const m of net().matrices) {
-    m.bits.set(m.packed);
-    m.floats = null;
-    if (share && inside(m.name, where))
-      for (let i = 0, k = m.first; i < m.rows; i++)
-        for (let j = 0; j < m.columns; j++, k++)
-          if (mixed(k) < limit) m.bits[i * m.stride + (j >> 3)] ^= 1 << (j & 7);
-    const across = m.columns / CELL;
-    for (const cell of hand) {
-      const c = cell - m.first / CELL ** 2;
-      if (c < 0 || c >= (m.rows / CELL) * across) continue;
-      for (let i = 0; i < CELL; i++) m.bits[(Math.floor(c / across) * CELL + i) * m.stride + (c % across)] ^= 255;
-    }
-    for (let p = 0; p < m.bits.length; p++)
-      for (let d = m.bits[p] ^ m.packed[p]; d; d &= d - 1) flips++;
-  }
-  return flips;
+// From sure to blind: where the surprise stands between the intact model and guessing.
+function drawGauge(svg, surprise, width) {
+  const [most, blind] = [8, Math.log(CHARACTERS.length)];
+  resize(svg, width, 54);
+  const x = (v) => (Math.min(v, most) / most) * (width - 2) + 1;
+  const at = x(surprise);
+  const label = (v, y, text, c) => words(v, y, text, c, v < 90 ? "start" : v > width - 90 ? "end" : "middle");
+  svg.replaceChildren(
+    node("rect", { x: 0, y: 20, width, height: 12, rx: 3, style: "fill:var(--wash)" }),
+    node("rect", { x: 0, y: 20, width: at, height: 12, rx: 3, style: `fill:var(--${surprise > DATA.intact + 0.005 ? "red" : "blue"})` }),
+    line(x(DATA.intact), 16, x(DATA.intact), 36, "qx-axis"),
+    label(x(DATA.intact), 12, `intact ${fixed(DATA.intact, 2)}`, "qx-small"),
+    line(x(blind), 16, x(blind), 36, "qx-axis"),
+    label(x(blind), 50, `guessing among ${CHARACTERS.length}: ${fixed(blind, 2)} nats`, "qx-small"),
+  );
 }
 
-// The likeliest, or the first whose cumulated softmax is above u.
-function choose(logits, temperature, u) {
-  const top = Math.max(...logits);
-  if (!temperature) return logits.indexOf(top);
-  const weights = logits.map((v) => Math.exp((v - top) / temperature));
-  const aim = u * weights.reduce((a, b) => a + b);
-  let sum = 0;
-  const i = weights.findIndex((w) => (sum += w) > aim);
-  return i < 0 ? weights.length - 1 : i;
-}
-
-// Write on, a step of the model at a time: "" while it reads.
-function* story({ prompt, temperature, seed, floats }, length) {
-  const tokens = encode(prompt);
-  if (!tokens.length) tokens.push(CHARACTERS.indexOf("\n"));
-  const s = session(floats);
-  let fresh = tokens.slice(-CONTEXT);
-  for (let i = 0; i < length; i++) {
-    let logits;
-    if (s.length + fresh.length > CONTEXT) {
-      s.length = 0;
-      fresh = tokens.slice(-(CONTEXT >> 1));
-    }
-    for (const t of fresh) {
-      if (logits) yield "";
-      logits = s.feed(t);
-    }
-    fresh = [choose(logits, temperature, uniform(seed, i))];
-    tokens.push(fresh[0]);
-    yield CHARACTERS[fresh[0]];
-  }
-}
-
-// Nats of each character of a text after its first.
-function* surprises(text, floats) {
-  const tokens = encode(text);
-  const s = session(floats);
-  for (let i = 1; i < tokens.length; i++) {
-    const logits = s.feed(tokens[i - 1]);
-    const top = Math.max(...logits);
-    yield top - logits[tokens[i]] + Math.log(logits.reduce((sum, v) => sum + Math.exp(v - top), 0));
-  }
+function drawSizes(svg, width) {
+  const parts = [["signs", "blue"], ["vectors", "green"], ["norms", "soft"], ["tables", "soft"]];
+  const total = parts.reduce((sum, [name]) => sum + DATA[name], 0);
+  const unit = width / DATA.teacher;
+  resize(svg, width, 82);
+  let at = 0;
+  const bars = parts.map(([name, colour]) => {
+    const size = DATA[name] * unit;
+    return node("rect", { x: (at += size) - size, y: 20, width: Math.max(0.5, size), height: 16, style: `fill:var(--${colour})` });
+  });
+  svg.replaceChildren(
+    words(0, 14, `1 bit: ${kilobytes(total)}`, "qx-bold qx-b", "start"), ...bars,
+    words(0, 58, `float16: ${kilobytes(DATA.teacher)}`, "qx-bold", "start"),
+    node("rect", { x: 0, y: 64, width, height: 16, style: "fill:var(--soft)" }),
+  );
 }

@@ -15,7 +15,7 @@ import torch
 import traitlets
 from torch import Tensor
 
-from qtools.explore._base import Explorable, Finite, module_text, state_trait
+from qtools.explore._base import Explorable, Finite, script_text, state_trait
 from qtools.models import WEIGHTS, CharGPT, rotations
 from qtools.onebit import PackedOneBitLinear, container, load_
 
@@ -93,7 +93,7 @@ class OneBitWriter(Explorable):
         self._layers = packed_layers(model)
         self._data = data(model)
         # Of the instance: each model is another page. AnyWidget makes it the trait that is sent.
-        self._esm = f"const DATA = {json.dumps(self._data)};\n{module_text(self.script)}"
+        self._esm = f"const DATA = {json.dumps(self._data)};\n{self._esm}"
         super().__init__(**state)
 
     @traitlets.validate("where")
@@ -292,3 +292,6 @@ def _norms(model: CharGPT) -> Iterator[Any]:
     for block in model.blocks:
         yield from (block.norm1, block.norm2)
     yield model.norm
+
+
+OneBitWriter._esm = script_text("one_bit_model.js") + OneBitWriter._esm
