@@ -27,7 +27,8 @@ function net() {
   const matrices = DATA.layers.map(([name, rows, columns, stride, eps]) => {
     const packed = bytes.subarray(at, (at += rows * stride));
     first += rows * columns;
-    return { name, rows, columns, stride, eps, packed, bits: packed.slice(), first: first - rows * columns };
+    const bits = packed.slice();
+    return { name, rows, columns, stride, eps, packed, bits, words: new Int32Array(bits.buffer), first: first - rows * columns };
   });
   for (const m of matrices) [m.g, m.h] = [numbers(m.columns, 2), numbers(m.rows, 2)];
   const norm = () => ({ w: numbers(WIDTH, DATA.size), b: numbers(WIDTH, DATA.size) });
@@ -65,14 +66,14 @@ function normalise(x, y, eps, n) {
   let square = 0;
   for (let i = 0; i < x.length; i++) mean += x[i];
   mean /= x.length;
-  for (let i = 0; i < x.length; i++) square += (x[i] - mean) ** 2;
+  for (let i = 0; i < x.length; i++) square += (x[i] - mean) * (x[i] - mean);
   const by = 1 / Math.sqrt(square / x.length + eps);
   for (let i = 0; i < x.length; i++) y[i] = n ? (x[i] - mean) * by * n.w[i] + n.b[i] : (x[i] - mean) * by;
 }
 
 // y = LayerNorm(S (x * g) * h) with S x = sum of x - 2 (sum of x where the bit is 1). For four
 // inputs each of the 16 sums is made once; half a byte of signs then finds its own in the table.
-const TABLE = new Float64Array(4 * Math.max(...DATA.layers.map((l) => l[2])));
+const TABLE = new Float64Array(32 * Math.max(...DATA.layers.map((l) => l[3])));
 function times(m, x, y, floats) {
   const { rows, columns, stride, g, h } = m;
   if (floats) timesFloats(m, x, y);
@@ -80,23 +81,33 @@ function times(m, x, y, floats) {
     const end = 4 * columns;
     let sum = 0;
     for (let j = 0, t = 0; t < end; j += 4, t += 16) {
-      const [a, b, c, d] = [x[j] * g[j], x[j + 1] * g[j + 1], x[j + 2] * g[j + 2], x[j + 3] * g[j + 3]];
-      const [ab, cd] = [a + b, c + d];
+      const a = x[j] * g[j];
+      const b = x[j + 1] * g[j + 1];
+      const c = x[j + 2] * g[j + 2];
+      const d = x[j + 3] * g[j + 3];
+      const ab = a + b;
+      const cd = c + d;
       sum += ab + cd;
       TABLE[t + 1] = a; TABLE[t + 2] = b; TABLE[t + 3] = ab; TABLE[t + 4] = c;
       TABLE[t + 5] = a + c; TABLE[t + 6] = b + c; TABLE[t + 7] = ab + c; TABLE[t + 8] = d;
       TABLE[t + 9] = a + d; TABLE[t + 10] = b + d; TABLE[t + 11] = ab + d; TABLE[t + 12] = cd;
       TABLE[t + 13] = a + cd; TABLE[t + 14] = b + cd; TABLE[t + 15] = ab + cd;
     }
-    const bits = m.bits;
-    for (let i = 0; i < rows; i++) {
-      let [low, high] = [0, 0];
-      for (let t = 0, p = i * stride; t < end; t += 32, p++) {
-        const byte = bits[p];
-        low += TABLE[t + (byte & 15)];
-        high += TABLE[t + 16 + (byte >> 4)];
+    // 32 signs at a time. Those that fill up a row are 0, and so is each table's first sum.
+    const words = m.words;
+    for (let i = 0, p = 0; i < rows; i++) {
+      let a = 0;
+      let b = 0;
+      let c = 0;
+      let d = 0;
+      for (let t = 0; t < 32 * stride; t += 128, p++) {
+        const w = words[p];
+        a += TABLE[t + (w & 15)] + TABLE[t + 64 + ((w >> 16) & 15)];
+        b += TABLE[t + 16 + ((w >> 4) & 15)] + TABLE[t + 80 + ((w >> 20) & 15)];
+        c += TABLE[t + 32 + ((w >> 8) & 15)] + TABLE[t + 96 + ((w >> 24) & 15)];
+        d += TABLE[t + 48 + ((w >> 12) & 15)] + TABLE[t + 112 + (w >>> 28)];
       }
-      y[i] = (sum - 2 * (low + high)) * h[i];
+      y[i] = (sum - 2 * (a + b + (c + d))) * h[i];
     }
   }
   if (m.eps) normalise(y, y, m.eps);
@@ -113,7 +124,10 @@ function timesFloats(m, x, y) {
   const w = m.floats;
   for (let j = 0; j < columns; j++) SCALED[j] = x[j] * g[j];
   for (let i = 0, p = 0; i < rows; i++) {
-    let [a, b, c, d] = [0, 0, 0, 0];
+    let a = 0;
+    let b = 0;
+    let c = 0;
+    let d = 0;
     for (let j = 0; j < columns; j += 4, p += 4) {
       a += w[p] * SCALED[j]; b += w[p + 1] * SCALED[j + 1];
       c += w[p + 2] * SCALED[j + 2]; d += w[p + 3] * SCALED[j + 3];
@@ -125,14 +139,15 @@ function timesFloats(m, x, y) {
 // Keys and values of the characters so far, and what the model thinks of the next.
 function session(floats) {
   const { blocks, last, embedding, head, cos, sin } = net();
-  const [keys, values] = [0, 0].map(() => blocks.map(() => new Float64Array(CONTEXT * WIDTH)));
+  const [keys, values] = [0, 0].map(() => blocks.map(() => new Float64Array((CONTEXT + 1) * WIDTH)));
   const [x, normed, q, y] = [0, 0, 0, 0].map(() => new Float64Array(WIDTH));
   const wide = new Float64Array(blocks[0].up.rows);
-  const scores = new Float64Array(CONTEXT);
+  const scores = new Float64Array(CONTEXT + 1);
   const rotate = (v, n) => {
     for (let at = 0; at < WIDTH; at += SIZE)
       for (let j = at, r = (n * SIZE) / 2; j < at + SIZE / 2; j++, r++) {
-        const [a, b] = [v[j], v[j + SIZE / 2]];
+        const a = v[j];
+        const b = v[j + SIZE / 2];
         v[j] = a * cos[r] - b * sin[r];
         v[j + SIZE / 2] = a * sin[r] + b * cos[r];
       }
@@ -142,15 +157,24 @@ function session(floats) {
     for (let at = 0; at < WIDTH; at += SIZE) {
       let top = -Infinity;
       for (let t = 0, p = at; t < n; t++, p += WIDTH) {
-        let s = 0;
-        for (let j = 0; j < SIZE; j++) s += q[at + j] * k[p + j];
-        scores[t] = s / Math.sqrt(SIZE);
+        let a = 0;
+        let b = 0;
+        for (let j = 0; j < SIZE; j += 2) {
+          a += q[at + j] * k[p + j];
+          b += q[at + j + 1] * k[p + j + 1];
+        }
+        scores[t] = (a + b) / Math.sqrt(SIZE);
         if (scores[t] > top) top = scores[t];
       }
       let sum = 0;
       for (let t = 0; t < n; t++) sum += scores[t] = Math.exp(scores[t] - top);
-      for (let t = 0, p = at; t < n; t++, p += WIDTH)
-        for (let j = 0, s = scores[t] / sum; j < SIZE; j++) y[at + j] += s * v[p + j];
+      for (let t = 0; t < n; t++) scores[t] /= sum;
+      scores[n] = 0;
+      for (let t = 0, p = at; t < n; t += 2, p += 2 * WIDTH) {
+        const a = scores[t];
+        const b = scores[t + 1];
+        for (let j = 0; j < SIZE; j++) y[at + j] += a * v[p + j] + b * v[p + j + WIDTH];
+      }
     }
   };
   const add = (v) => v.forEach((a, i) => (x[i] += a));

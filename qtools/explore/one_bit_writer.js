@@ -24,7 +24,6 @@ function worker() {
 }
 
 const grouped = (v) => v.toLocaleString("en-US");
-const kilobytes = (v) => fixed(v / 1000, v < 99950 ? 1 : 0) + " kB";
 const SHARES = [0, 0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 75, 100];
 // A line break inside a paragraph is the printed book's, not the writer's.
 const flowing = (text) => text.replace(/([^\n])\n(?!\n)/g, "$1 ");
@@ -34,8 +33,8 @@ const STYLE = `.qx .ow-ask { display: flex; gap: .4rem; margin-bottom: .5rem; } 
 .qx .ow-text b, .qx .ow-text i { font-weight: 400; font-style: normal; color: var(--blue); } .qx .ow-text i { color: var(--red); }
 .qx .ow-break { display: flex; flex-wrap: wrap; gap: .5rem 1.75rem; margin: 0 0 .4rem; } .qx .ow-break > :first-child { flex: 1 1 16rem; } .qx .ow-map { flex: 0 1 auto; max-width: 100%; }
 .qx canvas { display: block; max-width: 100%; border: 1px solid var(--line); cursor: crosshair; touch-action: none; } .qx canvas:focus-visible { outline: 3px solid var(--blue); outline-offset: 2px; }
-.qx .ow-sentence { font-family: Georgia, serif; margin: .2rem 0 0; } .qx .ow-head { margin: .9rem 0 .4rem; display: block; border-top: 1px solid var(--line); padding-top: .5rem; }
-.qx .ow-row .qx-choice { grid-template-columns: auto 1fr; } .qx select { min-width: 0; }
+.qx .ow-sentence { font-family: Georgia, serif; margin: .2rem 0 0; } .qx .ow-head { margin: .9rem 0 .4rem; justify-content: start; gap: 0; white-space: pre-wrap; border-top: 1px solid var(--line); padding-top: .5rem; }
+.qx .ow-tg { color: var(--green); } .qx .ow-fast { margin: 0; grid-template-columns: 1fr 1fr; } .qx .ow-row .qx-choice { grid-template-columns: auto 1fr; } .qx select { min-width: 0; }
 @media (max-width: 500px) { .qx .ow-text { min-height: 15rem; } .qx .ow-ask { flex-wrap: wrap; } .qx .ow-ask input { flex-basis: 100%; } }`;
 
 const explorable = {
@@ -47,7 +46,7 @@ const explorable = {
       oninput: () => put(model, { prompt: prompt.value }), onkeydown: (e) => e.key === "Enter" && write(),
     });
     const go = node("button", { type: "button", "data-main": "", onclick: () => (writing ? stop() : write()) }, "Write");
-    const another = node("button", { type: "button", onclick: () => { put(model, { seed: (model.get("seed") % 2147483647) + 1 }); write(); } }, "Another");
+    const another = node("button", { type: "button", onclick: () => { put(model, { seed: (model.get("seed") % 2147483647) + 1 }); write(); } }, "Another text");
     const given = node("span");
     const text = node("b");
     const page = node("div", { class: "ow-text" }, given, text);
@@ -59,20 +58,25 @@ const explorable = {
       temperature: slider({ model, name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.1, text: (v) => fixed(v, 1) }),
       share: slider({ model, name: "share", label: "Bits flipped", min: 0, max: SHARES.length - 1, step: 1, to: (i) => SHARES[i], from: (v) => SHARES.findIndex((s) => s >= v), text: (v) => tidy(v) + " %" }),
       where: choice({ model, name: "where", label: "of", options: places }),
-      floats: checkbox({ model, name: "floats", label: "multiply by 32-bit floats instead" }),
+      floats: checkbox({ model, name: "floats", label: "multiply by 32-bit floats, not bits" }),
     };
     const repair = node("button", { type: "button", onclick: () => put(model, { share: 0, hand: [] }) }, "Repair");
     const speeds = [0, 1].map(() => node("span", { class: "qx-big" }, "–"));
     const [sizes, gauge] = [0, 1].map(() => node("svg", { "aria-hidden": "true" }));
     const sentence = node("p", { class: "ow-sentence" }, [...DATA.sentence].map((ch) => node("span", {}, ch)));
     const map = bitMap(model);
+    const key = (...children) => node("span", { class: "qx-key" }, children);
     const facts = node("div", { class: "qx-facts" },
-      fact("bits flipped", "qx-tr", output("flipped"), node("span", { class: "qx-key" }, "of ", output("bits"))),
-      fact("surprise by the sentence", "qx-tr", output("surprise"), node("span", { class: "qx-key" }, "nats a character; intact ", output("intact"))),
-      fact("speed on bits", "qx-tb", speeds[0], node("span", { class: "qx-key" }, "characters a second")),
-      fact("speed on floats", "", speeds[1], node("span", { class: "qx-key" }, "characters a second")));
-    const bytes = node("p", { class: "qx-note" }, "1-bit: signs ", output("signs"), ", g and h ", output("vectors"), ", norms ", output("norms"), ", embedding and head ", output("tables"), ". ", output("bytes"), " in all, ", output("ratio"), " smaller than the same network in float16, ", output("teacher"), ".");
+      fact("Bits flipped", "qx-tr", output("flipped"), key("of ", output("bits"))),
+      fact("Surprise", "qx-tr", output("surprise"), key("nats a character; intact ", output("intact"))));
+    const fast = node("div", { class: "qx-facts ow-fast" },
+      fact("On packed bits", "qx-tb", speeds[0], key("characters a second, here")),
+      fact("On 32-bit floats", "", speeds[1], key("the same network and text")));
+    const bytes = node("p", { class: "qx-note", style: "margin:.2rem 0 0" },
+      node("span", { class: "qx-tb" }, "■ signs ", output("signs")), ", ", node("span", { class: "ow-tg" }, "■ g and h ", output("vectors")),
+      ", ■ norms ", output("norms"), ", embedding and head ", output("tables"), ".");
 
+    const sums = node("p", { class: "qx-title ow-head" }, output("bytes"), ", ", output("ratio"), " smaller than its teacher in float16, ", output("teacher"));
     const [author, judge] = [worker(), worker()];
     let writing = false;
     let judging = false;
@@ -147,10 +151,10 @@ const explorable = {
       drawSizes(sizes, w);
       tell();
       const total = DATA.signs + DATA.vectors + DATA.norms + DATA.tables;
-      for (const name of ["signs", "vectors", "norms", "tables"]) show(bytes, name, DATA[name], kilobytes(DATA[name]));
-      show(bytes, "bytes", total, kilobytes(total));
-      show(bytes, "teacher", DATA.teacher, kilobytes(DATA.teacher));
-      show(bytes, "ratio", DATA.teacher / total, fixed(DATA.teacher / total, 1) + " times");
+      for (const name of ["signs", "vectors", "norms", "tables"]) show(bytes, name, DATA[name], bytesText(DATA[name]));
+      show(sums, "bytes", total, bytesText(total));
+      show(sums, "teacher", DATA.teacher, bytesText(DATA.teacher));
+      show(sums, "ratio", DATA.teacher / total, fixed(DATA.teacher / total, 1) + " times");
       show(facts, "flipped", flips, grouped(flips));
       show(facts, "bits", net().weights, grouped(net().weights));
       show(facts, "intact", DATA.intact, fixed(DATA.intact, 2));
@@ -167,12 +171,11 @@ const explorable = {
         node("style", {}, STYLE),
         node("div", { class: "ow-ask" }, node("label", { for: id, class: "qx-say" }, "Beginning of the text"), prompt, go, another),
         page,
-        node("div", { class: "qx-controls" }, c.temperature.row, c.floats.row),
+        node("div", { class: "qx-controls" }, node("div", { class: "qx-part" }, c.temperature.row, c.floats.row), fast),
         node("p", { class: "qx-title ow-head" }, "Break it: flip some of its bits"),
-        node("div", { class: "ow-break" }, node("div", { class: "qx-part ow-row" }, c.share.row, c.where.row, node("div", { class: "qx-buttons" }, repair), node("p", { class: "qx-note" }, "Each pixel is one weight: dark −1, light +1, red flipped. Draw on it to flip by hand.")), map.box),
-        facts, sentence, gauge,
-        node("p", { class: "qx-title ow-head" }, "Its bytes, drawn to scale"),
-        bytes, sizes,
+        node("div", { class: "ow-break" }, node("div", { class: "qx-part ow-row" }, c.share.row, c.where.row, node("div", { class: "qx-buttons" }, repair), facts), map.box),
+        node("p", { class: "qx-note" }, "The redder, the more surprising to the model. It has never seen this sentence:"), sentence, gauge,
+        sums, sizes, bytes,
       ],
     });
     return () => {
@@ -239,7 +242,7 @@ function bitMap(model) {
     c.strokeRect(x * CELL, y * CELL, CELL, CELL);
   };
   return {
-    box: node("div", { class: "ow-map" }, canvas, caption),
+    box: node("div", { class: "ow-map" }, canvas, caption, node("p", { class: "qx-note", style: "margin:0" }, "A pixel a weight: dark −1, light +1, red flipped. Draw on it.")),
     draw({ where }, name) {
       m = matrix(where);
       caption.textContent = `${name(m.name)}, ${m.rows} × ${m.columns}`;
@@ -269,17 +272,15 @@ function drawGauge(svg, surprise, width) {
 
 function drawSizes(svg, width) {
   const parts = [["signs", "blue"], ["vectors", "green"], ["norms", "soft"], ["tables", "soft"]];
-  const total = parts.reduce((sum, [name]) => sum + DATA[name], 0);
   const unit = width / DATA.teacher;
-  resize(svg, width, 82);
+  resize(svg, width, 44);
   let at = 0;
   const bars = parts.map(([name, colour]) => {
     const size = DATA[name] * unit;
-    return node("rect", { x: (at += size) - size, y: 20, width: Math.max(0.5, size), height: 16, style: `fill:var(--${colour})` });
+    return node("rect", { x: (at += size) - size, y: 2, width: Math.max(0.5, size), height: 18, style: `fill:var(--${colour})` });
   });
   svg.replaceChildren(
-    words(0, 14, `1 bit: ${kilobytes(total)}`, "qx-bold qx-b", "start"), ...bars,
-    words(0, 58, `float16: ${kilobytes(DATA.teacher)}`, "qx-bold", "start"),
-    node("rect", { x: 0, y: 64, width, height: 16, style: "fill:var(--soft)" }),
+    ...bars, words(at + 8, 16, "1-bit model", "qx-bold", "start"),
+    node("rect", { x: 0, y: 24, width, height: 18, style: "fill:var(--line)" }), words(8, 38, "teacher", "qx-bold", "start"),
   );
 }
