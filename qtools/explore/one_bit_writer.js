@@ -33,7 +33,7 @@ const STYLE = `.qx .ow-ask { display: flex; gap: .4rem; margin-bottom: .5rem; } 
 .qx .ow-text b, .qx .ow-text i { font-weight: 400; font-style: normal; color: var(--blue); } .qx .ow-text i { color: var(--red); }
 .qx .ow-break { display: flex; flex-wrap: wrap; gap: .5rem 1.75rem; margin: 0 0 .4rem; } .qx .ow-break > :first-child { flex: 1 1 16rem; } .qx .ow-map { flex: 0 1 auto; max-width: 100%; }
 .qx canvas { display: block; max-width: 100%; border: 1px solid var(--line); cursor: crosshair; touch-action: none; } .qx canvas:focus-visible { outline: 3px solid var(--blue); outline-offset: 2px; }
-.qx .ow-sentence { font-family: Georgia, serif; margin: .2rem 0 0; } .qx .ow-head { margin: .9rem 0 .4rem; justify-content: start; gap: 0; white-space: pre-wrap; border-top: 1px solid var(--line); padding-top: .5rem; }
+.qx .ow-sentence { font-family: Georgia, serif; margin: .2rem 0 0; } .qx .ow-head { display: block; margin: .9rem 0 .4rem; border-top: 1px solid var(--line); padding-top: .5rem; }
 .qx .ow-tg { color: var(--green); } .qx .ow-fast { margin: 0; grid-template-columns: 1fr 1fr; } .qx .ow-row .qx-choice { grid-template-columns: auto 1fr; } .qx select { min-width: 0; }
 @media (max-width: 500px) { .qx .ow-text { min-height: 15rem; } .qx .ow-ask { flex-wrap: wrap; } .qx .ow-ask input { flex-basis: 100%; } }`;
 
@@ -190,7 +190,8 @@ const explorable = {
 // One matrix, a pixel a bit, the longer side across. The hand flips cells of 8 × 8.
 function bitMap(model) {
   const canvas = node("canvas", { tabindex: 0, role: "application", "data-control": "hand" });
-  const caption = node("p", { class: "qx-note", style: "margin:0" });
+  const caption = node("span");
+  const box = node("div", { class: "ow-map" }, canvas, node("p", { class: "qx-note", style: "margin:0" }, caption, ". A pixel a weight: dark −1, light +1, red flipped. Draw on it to flip."));
   let m;
   let [x, y, erase] = [0, 0, false];
   const matrix = (where) => net().matrices.find((one) => inside(one.name, where));
@@ -242,12 +243,12 @@ function bitMap(model) {
     c.strokeRect(x * CELL, y * CELL, CELL, CELL);
   };
   return {
-    box: node("div", { class: "ow-map" }, canvas, caption, node("p", { class: "qx-note", style: "margin:0" }, "A pixel a weight: dark −1, light +1, red flipped. Draw on it.")),
+    box,
     draw({ where }, name) {
       m = matrix(where);
       caption.textContent = `${name(m.name)}, ${m.rows} × ${m.columns}`;
       canvas.setAttribute("aria-label", `Bits of ${name(m.name)}: arrow keys move, space flips 8 by 8 of them`);
-      canvas.style.width = m.rows === m.columns ? "288px" : "768px";
+      box.style.width = canvas.style.width = m.rows === m.columns ? "288px" : "768px";
       paint();
     },
   };
