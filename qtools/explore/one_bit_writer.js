@@ -27,15 +27,15 @@ const grouped = (v) => v.toLocaleString("en-US");
 const SHARES = [0, 0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 75, 100];
 // A line break inside a paragraph is the printed book's, not the writer's.
 const flowing = (text) => text.replace(/([^\n])\n(?!\n)/g, "$1 ");
-const STYLE = `.qx .ow-ask { display: flex; gap: .4rem; margin-bottom: .5rem; } .qx .ow-ask input { flex: 1; min-width: 0; font: inherit; color: inherit; background: transparent; border: 1px solid color-mix(in srgb, currentColor 55%, transparent); border-radius: 5px; padding: .3rem .5rem; }
-.qx .ow-ask button[data-main] { background: #0072b2; border-color: #0072b2; color: #fff; padding: 0 1rem; font-weight: 600; }
+const STYLE = `.qx .ow-ask { display: flex; gap: .4rem; align-items: center; margin-bottom: .5rem; } .qx .ow-ask input { flex: 1; min-width: 0; min-height: 32px; font: inherit; color: inherit; background: transparent; border: 1px solid color-mix(in srgb, currentColor 55%, transparent); border-radius: 5px; padding: .3rem .5rem; }
+.qx .ow-ask button { min-height: 32px; } .qx .ow-ask label { margin: 0; color: var(--soft); } .qx .ow-ask input[type=number] { width: 4.2rem; } .qx .ow-ask button[data-main] { background: #0072b2; border-color: #0072b2; color: #fff; padding: 0 1rem; font-weight: 600; }
 .qx .ow-text { font-family: Georgia, serif; font-size: 1.02rem; line-height: 1.5; min-height: 9.6rem; padding: .5rem .7rem; background: var(--wash); border-radius: 5px; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0 .6rem; }
 .qx .ow-text b, .qx .ow-text i { font-weight: 400; font-style: normal; color: var(--blue); } .qx .ow-text i { color: var(--red); }
 .qx .ow-break { display: flex; flex-wrap: wrap; gap: .5rem 1.75rem; margin: 0 0 .4rem; } .qx .ow-break > :first-child { flex: 1 1 16rem; } .qx .ow-map { flex: 0 1 auto; max-width: 100%; }
 .qx canvas { display: block; max-width: 100%; border: 1px solid var(--line); cursor: crosshair; touch-action: none; } .qx canvas:focus-visible { outline: 3px solid var(--blue); outline-offset: 2px; }
 .qx .ow-sentence { font-family: Georgia, serif; margin: .2rem 0 0; } .qx .ow-head { display: block; margin: .9rem 0 .4rem; border-top: 1px solid var(--line); padding-top: .5rem; }
 .qx .ow-tg { color: var(--green); } .qx .ow-fast { margin: 0; grid-template-columns: 1fr 1fr; } .qx .ow-row .qx-choice { grid-template-columns: auto 1fr; } .qx select { min-width: 0; }
-@media (max-width: 500px) { .qx .ow-text { min-height: 15rem; } .qx .ow-ask { flex-wrap: wrap; } .qx .ow-ask input { flex-basis: 100%; } }`;
+@media (max-width: 500px) { .qx .ow-text { min-height: 15rem; } .qx .ow-ask { flex-wrap: wrap; } .qx .ow-ask input[type=text] { flex-basis: 100%; } }`;
 
 const explorable = {
   render({ model, el }) {
@@ -46,10 +46,14 @@ const explorable = {
       oninput: () => put(model, { prompt: prompt.value }), onkeydown: (e) => e.key === "Enter" && write(),
     });
     const go = node("button", { type: "button", "data-main": "", onclick: () => (writing ? stop() : write()) }, "Write");
-    const another = node("button", { type: "button", onclick: () => { put(model, { seed: (model.get("seed") % 2147483647) + 1 }); write(); } }, "Another text");
+    const draws = (v) => {
+      put(model, { seed: clamp(Math.round(v) || 1, 1, 2147483647) });
+      write();
+    };
+    const seed = node("input", { type: "number", min: 1, max: 2147483647, "data-control": "seed", onchange: () => draws(seed.value) });
+    const another = node("button", { type: "button", onclick: () => draws((model.get("seed") % 2147483647) + 1) }, "Another text");
     const given = node("span");
-    const text = node("b");
-    const page = node("div", { class: "ow-text" }, given, text);
+    const page = node("div", { class: "ow-text" }, given, node("b"));
     const layers = DATA.layers.map(([name]) => name);
     const title = (name) => name.replace(/blocks\.(\d+)\.?/, (_, i) => `block ${Number(i) + 1} `).trim();
     const places = [["", `all ${layers.length} matrices`]];
@@ -73,11 +77,11 @@ const explorable = {
       fact("On packed bits", "qx-tb", speeds[0], key("characters a second, here")),
       fact("On 32-bit floats", "", speeds[1], key("the same network and text")));
     const bytes = node("p", { class: "qx-note", style: "margin:.2rem 0 0" },
-      node("span", { class: "qx-tb" }, "■ signs ", output("signs")), ", ", node("span", { class: "ow-tg" }, "■ g and h ", output("vectors")),
-      ", ■ norms ", output("norms"), ", embedding and head ", output("tables"), ".");
+      node("span", { class: "qx-tb" }, "■"), " signs ", output("signs"), ", ", node("span", { class: "ow-tg" }, "■"), " g and h ", output("vectors"), ", ■ norms ", output("norms"), ", embedding and head ", output("tables"), ".");
 
     const sums = node("p", { class: "qx-title ow-head" }, output("bytes"), ", ", output("ratio"), " smaller than its teacher in float16, ", output("teacher"));
     const [author, judge] = [worker(), worker()];
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     let writing = false;
     let judging = false;
     let timer;
@@ -89,8 +93,9 @@ const explorable = {
       el.toggleAttribute("data-busy", writing || judging);
       clearTimeout(timer);
       // Heard once, when all is done: not at each character.
-      if (!writing && !judging && text.textContent)
-        timer = setTimeout(() => (el.querySelector("[role=status]").textContent = `${flips} bits flipped, surprise ${fixed(surprise, 2)} nats a character. The model wrote: ${text.textContent}`), 700);
+      const text = page.lastChild.textContent;
+      if (!writing && !judging && text)
+        timer = setTimeout(() => (el.querySelector("[role=status]").textContent = `${flips} bits flipped, surprise ${fixed(surprise, 2)} nats a character. The model wrote: ${text}`), 700);
     };
     const stop = () => {
       author.stop();
@@ -105,10 +110,10 @@ const explorable = {
       page.replaceChild(node(flips ? "i" : "b"), page.lastChild);
       author.run(story(state, DATA.length), (ch, ms) => {
         written += ch;
-        if (ch && count++) time += ms;
-        else if (count) time += ms;
+        if (count) time += ms;
+        if (ch) count++;
       }, (done) => {
-        page.lastChild.textContent = flowing(written);
+        if (done || !calm) page.lastChild.textContent = flowing(written);
         if (count > 20) speeds[Number(state.floats)].textContent = grouped(Math.round((1000 * (count - 1)) / time));
         if (done) stop();
       });
@@ -141,6 +146,7 @@ const explorable = {
       width = w;
       for (const [name, control] of Object.entries(c)) control.sync(state[name]);
       if (prompt.value !== state.prompt) prompt.value = state.prompt;
+      if (Number(seed.value) !== state.seed) seed.value = state.seed;
       const bits = JSON.stringify([...(state.share ? [state.where, state.share] : []), ...state.hand]);
       if (bits !== damage) {
         damage = bits;
@@ -169,7 +175,7 @@ const explorable = {
       model, el, draw, names, label: "A 1-bit language model that writes",
       children: [
         node("style", {}, STYLE),
-        node("div", { class: "ow-ask" }, node("label", { for: id, class: "qx-say" }, "Beginning of the text"), prompt, go, another),
+        node("div", { class: "ow-ask" }, node("label", { for: id, class: "qx-say" }, "Beginning of the text"), prompt, go, another, node("label", {}, "Seed ", seed)),
         page,
         node("div", { class: "qx-controls" }, node("div", { class: "qx-part" }, c.temperature.row, c.floats.row), fast),
         node("p", { class: "qx-title ow-head" }, "Break it: flip some of its bits"),

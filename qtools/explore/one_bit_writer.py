@@ -15,7 +15,7 @@ import torch
 import traitlets
 from torch import Tensor
 
-from qtools.explore._base import Explorable, Finite, script_text, state_trait
+from qtools.explore._base import Explorable, Finite, module_text, script_text, state_trait
 from qtools.models import WEIGHTS, CharGPT, rotations
 from qtools.onebit import PackedOneBitLinear, container, load_
 
@@ -93,7 +93,8 @@ class OneBitWriter(Explorable):
         self._layers = packed_layers(model)
         self._data = data(model)
         # Of the instance: each model is another page. AnyWidget makes it the trait that is sent.
-        self._esm = f"const DATA = {json.dumps(self._data)};\n{self._esm}"
+        parts = [f"const DATA = {json.dumps(self._data)};\n", script_text("one_bit_model.js")]
+        self._esm = "".join([*parts, module_text(self.script)])
         super().__init__(**state)
 
     @traitlets.validate("where")
@@ -194,8 +195,8 @@ def _read(path: Path, _changed: int) -> CharGPT:
         model.to(entry.dtype)
     load_(model, path)
     model.float()
-    width, heads = model.settings["width"], model.settings["heads"]
-    model.turn = rotations(model.context, int(width) // int(heads))
+    # In float16 the angles would have lost most of their digits.
+    model.turn = rotations(model.context, 2 * model.turn.shape[-1])
     return model.eval()
 
 
@@ -292,6 +293,3 @@ def _norms(model: CharGPT) -> Iterator[Any]:
     for block in model.blocks:
         yield from (block.norm1, block.norm2)
     yield model.norm
-
-
-OneBitWriter._esm = script_text("one_bit_model.js") + OneBitWriter._esm

@@ -39,12 +39,12 @@ MODULE = """async ([esm, prompts]) => {
   };
   const gelus = [];
   for (let x = -10; x <= 10; x += 1 / 1024) gelus.push(gelu(x));
-  return [prompts.map((p) => logits(p, false)), prompts.map((p) => logits(p, true)), gelus];
+  return [prompts.map((p) => logits(p, false)), logits(prompts.at(-1), true), gelus];
 }"""
 
 
 def run(page: Page, model: CharGPT, prompts: list[str]) -> list[torch.Tensor]:
-    """Logits after each prompt on bits and on floats, and GELU from -10 to 10."""
+    """Logits after each prompt on bits, after the last on floats; GELU from -10 to 10."""
     data = json.dumps(OneBitWriter(model)._data)
     engine = script_text("one_bit_model.js")
     esm = f"const DATA = {data};\n{engine}\nexport {{ session, encode, gelu }};"
@@ -60,7 +60,7 @@ def test_logits_equal_qtools_on_50_prompts(open_page: OpenPage) -> None:
     rng = random.Random(every.SEED)
     _, text = split()
     prompts = []
-    for length in [1, 2, 256, *(rng.randint(3, 100) for _ in range(PROMPTS - 3))]:
+    for length in [1, 2, 256, *(rng.randint(3, 50) for _ in range(PROMPTS - 3))]:
         start = rng.randrange(len(text) - 256)
         prompts.append(text[start : start + length])
     # Half of them under random signs, as far from the trained ones as signs can be.
@@ -71,9 +71,9 @@ def test_logits_equal_qtools_on_50_prompts(open_page: OpenPage) -> None:
         expected = reference(model, part)
         assert expected.std() > 1
         worst = max(worst, float((bits - expected).abs().max()))
-        precise = reference(copy.deepcopy(model).double(), part)
-        assert (bits - precise).abs().max() <= 1e-5  # angles are float32 here and there
-        assert (bits - floats).abs().max() <= 1e-11
+        precise = reference(copy.deepcopy(model).double(), part[-3:])
+        assert (bits[-3:] - precise).abs().max() <= 1e-5  # angles are float32 here and there
+        assert (bits[-1] - floats).abs().max() <= 1e-11
     print(f"largest difference of a logit on {PROMPTS} prompts: {worst:.2e}")
     assert worst <= TOLERANCE
     x = torch.arange(-10, 10 + 1 / 1024, 1 / 1024, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_rows_that_are_padded(open_page: OpenPage) -> None:
     prompts = ["T", "The white ", "now all five thousand fowls rolled on"]
     bits, floats, _ = run(open_page("about:blank"), small(), prompts)
     assert (bits - reference(small(), prompts)).abs().max() <= TOLERANCE
-    assert (bits - floats).abs().max() <= 1e-11
+    assert (bits[-1] - floats).abs().max() <= 1e-11
 
 
 def rest(page: Page) -> None:
@@ -147,7 +147,9 @@ def test_damage_is_the_number_of_qtools_and_repair_undoes_it(show: Show) -> None
         {"hand": []},
     ):
         got = numbers(page, **setting)
-        state = dict(zip(SmallWriter().state(), every.state(page, *SmallWriter().state()), strict=True))
+        state = dict(
+            zip(SmallWriter().state(), every.state(page, *SmallWriter().state()), strict=True)
+        )
         assert got == pytest.approx(SmallWriter(**state).compute(), rel=1e-8), setting
     assert got["surprise"] == pytest.approx(got["intact"], rel=1e-8)
     assert got["flipped"] == 0
@@ -192,6 +194,12 @@ def test_the_mouse_does_all_of_it(show: Show) -> None:
     page.get_by_label("32-bit floats").click()
     rest(page)
     assert every.state(page, "floats") == [True]
+    page.locator('[data-control="seed"]').fill("77")
+    page.keyboard.press("Tab")
+    rest(page)
+    assert every.state(page, "seed") == [77]
+    widget = SmallWriter(seed=77)
+    assert flowing(page.locator(".ow-text").inner_text()) == flowing(widget.prompt + widget.write())
     assert all(t != "–" for t in page.locator(".ow-fast .qx-big").all_inner_texts())
 
 
@@ -236,7 +244,8 @@ def test_a_screen_reader_hears_the_end_and_not_each_character(show: Show) -> Non
         """() => {
           globalThis.heard = [];
           const says = document.querySelector("[role=status]");
-          new MutationObserver(() => heard.push(says.textContent)).observe(says, { childList: true });
+          const listen = () => heard.push(says.textContent);
+          new MutationObserver(listen).observe(says, { childList: true });
         }"""
     )
     assert page.locator("[aria-live]").count() == 1
@@ -252,7 +261,7 @@ def test_a_screen_reader_hears_the_end_and_not_each_character(show: Show) -> Non
 
 @pytest.mark.parametrize("scheme", every.SCHEMES)
 def test_axe_finds_nothing_serious(scheme: str, show: Show) -> None:
-    page = show(OneBitWriter(large(), share=5.0), scheme=scheme)
+    page = show(SmallWriter(share=5.0), scheme=scheme)
     write(page)
     assert every.serious_violations(page) == []
 
@@ -281,8 +290,7 @@ def test_nothing_moves_by_itself(show: Show, monkeypatch: pytest.MonkeyPatch) ->
     every.test_nothing_moves_by_itself(SmallWriter, show)
 
 
-@pytest.mark.parametrize("width", [1000, 390, 340])
-def test_words_stay_inside(width: int, show: Show) -> None:
-    page = show(OneBitWriter(large(), where="blocks.0.down"), width=width)
+def test_words_stay_inside_a_phone(show: Show) -> None:
+    page = show(OneBitWriter(large(), where="blocks.0.down"), width=340)
     write(page)
     assert overflow(page) <= 0
