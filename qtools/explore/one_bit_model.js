@@ -257,7 +257,7 @@ function choose(logits, temperature, u) {
 }
 
 // Write on, a step of the model at a time: "" while it reads.
-function* story({ prompt, temperature, seed, floats }, length) {
+function* story({ prompt, temperature, seed }, length, floats) {
   const tokens = encode(prompt);
   if (!tokens.length) tokens.push(CHARACTERS.indexOf("\n"));
   const s = session(floats);
@@ -279,9 +279,9 @@ function* story({ prompt, temperature, seed, floats }, length) {
 }
 
 // Nats of each character of a text after its first.
-function* surprises(text, floats) {
+function* surprises(text) {
   const tokens = encode(text);
-  const s = session(floats);
+  const s = session();
   for (let i = 1; i < tokens.length; i++) {
     const logits = s.feed(tokens[i - 1]);
     const top = Math.max(...logits);

@@ -39,7 +39,7 @@ const STYLE = `.qx .ow-ask { display: flex; gap: .4rem; align-items: center; mar
 
 const explorable = {
   render({ model, el }) {
-    const names = ["prompt", "temperature", "seed", "where", "share", "hand", "floats"];
+    const names = ["prompt", "temperature", "seed", "where", "share", "hand"];
     const id = freshId();
     const prompt = node("input", {
       type: "text", id, maxlength: 200, autocomplete: "off", spellcheck: "false", "data-control": "prompt",
@@ -53,7 +53,7 @@ const explorable = {
     const seed = node("input", { type: "number", min: 1, max: 2147483647, "data-control": "seed", onchange: () => draws(seed.value) });
     const another = node("button", { type: "button", onclick: () => draws((model.get("seed") % 2147483647) + 1) }, "Another text");
     const given = node("span");
-    const page = node("div", { class: "ow-text" }, given, node("b"));
+    const page = node("div", { class: "ow-text" }, node("span", { class: "qx-key" }, `Press Write: ${grouped(net().weights)} bits go on from your beginning.`));
     const layers = DATA.layers.map(([name]) => name);
     const title = (name) => name.replace(/blocks\.(\d+)\.?/, (_, i) => `block ${Number(i) + 1} `).trim();
     const places = [["", `all ${layers.length} matrices`]];
@@ -62,7 +62,6 @@ const explorable = {
       temperature: slider({ model, name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.1, text: (v) => fixed(v, 1) }),
       share: slider({ model, name: "share", label: "Bits flipped", min: 0, max: SHARES.length - 1, step: 1, to: (i) => SHARES[i], from: (v) => SHARES.findIndex((s) => s >= v), text: (v) => tidy(v) + " %" }),
       where: choice({ model, name: "where", label: "of", options: places }),
-      floats: checkbox({ model, name: "floats", label: "multiply by 32-bit floats, not bits" }),
     };
     const repair = node("button", { type: "button", onclick: () => put(model, { share: 0, hand: [] }) }, "Repair");
     const speeds = [0, 1].map(() => node("span", { class: "qx-big" }, "–"));
@@ -74,13 +73,13 @@ const explorable = {
       fact("Bits flipped", "qx-tr", output("flipped"), key("of ", output("bits"))),
       fact("Surprise", "qx-tr", output("surprise"), key("nats a character; intact ", output("intact"))));
     const fast = node("div", { class: "qx-facts ow-fast" },
-      fact("On packed bits", "qx-tb", speeds[0], key("characters a second, here")),
-      fact("On 32-bit floats", "", speeds[1], key("the same network and text")));
+      fact("On packed bits", "qx-tb", speeds[0], key("characters a second")),
+      fact("On 32-bit floats", "", speeds[1], key("a second, same network")));
     const bytes = node("p", { class: "qx-note", style: "margin:.2rem 0 0" },
       node("span", { class: "qx-tb" }, "■"), " signs ", output("signs"), ", ", node("span", { class: "ow-tg" }, "■"), " g and h ", output("vectors"), ", ■ norms ", output("norms"), ", embedding and head ", output("tables"), ".");
 
     const sums = node("p", { class: "qx-title ow-head" }, output("bytes"), ", ", output("ratio"), " smaller than its teacher in float16, ", output("teacher"));
-    const [author, judge] = [worker(), worker()];
+    const [author, judge, rival] = [worker(), worker(), worker()];
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     let writing = false;
     let judging = false;
@@ -93,9 +92,18 @@ const explorable = {
       el.toggleAttribute("data-busy", writing || judging);
       clearTimeout(timer);
       // Heard once, when all is done: not at each character.
-      const text = page.lastChild.textContent;
+      const text = page.children[1]?.textContent;
       if (!writing && !judging && text)
         timer = setTimeout(() => (el.querySelector("[role=status]").textContent = `${flips} bits flipped, surprise ${fixed(surprise, 2)} nats a character. The model wrote: ${text}`), 700);
+    };
+    // Count the time from the first character that is written to the last.
+    const clock = (n) => {
+      let [count, time] = [0, 0];
+      return (ch, ms) => {
+        if (count) time += ms;
+        if (ch) count++;
+        if (count > 20) speeds[n].textContent = grouped(Math.round((1000 * (count - 1)) / time));
+      };
     };
     const stop = () => {
       author.stop();
@@ -104,18 +112,20 @@ const explorable = {
     };
     const write = () => {
       const state = Object.fromEntries(names.map((n) => [n, model.get(n)]));
-      let [written, count, time] = ["", 0, 0];
+      let written = "";
+      const tick = clock(0);
       writing = true;
       given.textContent = state.prompt;
-      page.replaceChild(node(flips ? "i" : "b"), page.lastChild);
+      page.replaceChildren(given, node(flips ? "i" : "b"));
       author.run(story(state, DATA.length), (ch, ms) => {
         written += ch;
-        if (count) time += ms;
-        if (ch) count++;
+        tick(ch, ms);
       }, (done) => {
         if (done || !calm) page.lastChild.textContent = flowing(written);
-        if (count > 20) speeds[Number(state.floats)].textContent = grouped(Math.round((1000 * (count - 1)) / time));
-        if (done) stop();
+        if (!done) return;
+        stop();
+        // Once, at the end: how fast a network without bits would have been.
+        if (speeds[1].textContent === "–") rival.run(story(state, 100, true), clock(1), () => {});
       });
       busy();
     };
@@ -123,7 +133,7 @@ const explorable = {
     const measure = () => {
       const all = [];
       judging = true;
-      judge.run(surprises(DATA.sentence, false), (nats) => {
+      judge.run(surprises(DATA.sentence), (nats) => {
         all.push(nats);
         shade(sentence.children[all.length], nats);
       }, (done) => {
@@ -164,7 +174,7 @@ const explorable = {
       show(facts, "flipped", flips, grouped(flips));
       show(facts, "bits", net().weights, grouped(net().weights));
       show(facts, "intact", DATA.intact, fixed(DATA.intact, 2));
-      const now = JSON.stringify([state.temperature, state.floats, bits]);
+      const now = JSON.stringify([state.temperature, bits]);
       if (before && now !== before) write();
       before = now;
       return `${flips} of ${net().weights} bits flipped`;
@@ -177,7 +187,7 @@ const explorable = {
         node("style", {}, STYLE),
         node("div", { class: "ow-ask" }, node("label", { for: id, class: "qx-say" }, "Beginning of the text"), prompt, go, another, node("label", {}, "Seed ", seed)),
         page,
-        node("div", { class: "qx-controls" }, node("div", { class: "qx-part" }, c.temperature.row, c.floats.row), fast),
+        node("div", { class: "qx-controls" }, c.temperature.row, fast),
         node("p", { class: "qx-title ow-head" }, "Break it: flip some of its bits"),
         node("div", { class: "ow-break" }, node("div", { class: "qx-part ow-row" }, c.share.row, c.where.row, node("div", { class: "qx-buttons" }, repair), facts), map.box),
         node("p", { class: "qx-note" }, "The redder, the more surprising to the model. It has never seen this sentence:"), sentence, gauge,
@@ -187,6 +197,7 @@ const explorable = {
     return () => {
       author.stop();
       judge.stop();
+      rival.stop();
       clearTimeout(timer);
       end();
     };
@@ -237,7 +248,7 @@ function bitMap(model) {
         const p = i * m.stride + (j >> 3);
         const bit = (m.bits[p] >> (j & 7)) & 1;
         const red = bit !== ((m.packed[p] >> (j & 7)) & 1);
-        const colour = red ? (bit ? [170, 62, 0, 255] : [240, 130, 50, 255]) : bit ? [58, 68, 82, 255] : [226, 230, 234, 255];
+        const colour = red ? (bit ? [176, 36, 0, 255] : [255, 106, 20, 255]) : bit ? [92, 102, 116, 255] : [206, 212, 218, 255];
         image.data.set(colour, 4 * (turned ? j * m.rows + i : i * m.columns + j));
       }
     [canvas.width, canvas.height] = [image.width, image.height];

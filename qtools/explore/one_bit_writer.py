@@ -41,7 +41,8 @@ class OneBitWriter(Explorable):
     """``Z = LayerNorm([(x ⊙ g) W±1ᵀ] ⊙ h)`` in every matrix, ``W±1 x = Σx − 2 Σ_{bit = 1} x``.
 
     The page carries the signs as bits, g and h in float16, and norms, embedding and head in
-    float16 where that loses nothing, else in float32. It computes in float64.
+    float16 where that loses nothing, else in float32. It computes in float64, and once with a
+    float32 ±1 for each sign, to show the speed of both.
 
     Parameters
     ----------
@@ -61,8 +62,6 @@ class OneBitWriter(Explorable):
         Percent of these bits that are flipped, chosen by a hash: more flips keep the earlier ones.
     hand : list of int
         Cells of 8 × 8 bits that are flipped as well, counted through all matrices, row by row.
-    floats : bool
-        Whether the page multiplies by 32-bit numbers ±1 instead: the same text, more slowly.
 
     Raises
     ------
@@ -84,7 +83,6 @@ class OneBitWriter(Explorable):
     where = state_trait(traitlets.Unicode(""))
     share = state_trait(Finite(0.0, min=0.0, max=100.0))
     hand = state_trait(traitlets.List(traitlets.Int(min=0)))
-    floats = state_trait(traitlets.Bool(False))
 
     def __init__(self, model: CharGPT | Path | str | None = None, **state: Any) -> None:
         if not isinstance(model, CharGPT):
@@ -282,7 +280,7 @@ def data(model: CharGPT) -> dict[str, Any]:
         **{name: len(part) for name, part in parts.items()},
         "teacher": 2 * (weights + sum(t.numel() for t in (*tables, *norms))),
         "sentence": known(model, SENTENCE)[: model.context],
-        "intact": float(heat.mean()),
+        "intact": float(f"{heat.mean():.9g}"),  # the same on every processor
         "heat": [round(v, 2) for v in heat.tolist()],
         "length": LENGTH,
         "blob": base64.b64encode(b"".join(parts.values())).decode(),

@@ -108,7 +108,7 @@ def flowing(text: str) -> str:
         {},
         {"temperature": 0.0, "prompt": "Call me "},
         {"temperature": 1.5, "seed": 2**31 - 1, "prompt": "Thé “white” " + "whale " * 20},
-        {"share": 2.0, "where": "blocks.1", "hand": [0, 311], "floats": True},
+        {"share": 2.0, "where": "blocks.1", "hand": [0, 311]},
         {"prompt": ""},
     ],
     ids=str,
@@ -125,9 +125,13 @@ def test_the_large_one_writes_and_is_fast_enough(show: Show) -> None:
     page = show(widget)
     text = write(page)
     assert flowing(text).startswith(flowing("Whales " + widget.write(80))[:-1])
-    speed = page.locator(".ow-fast .qx-big").first.inner_text()
-    print(f"{speed} characters a second")
-    assert float(speed.replace(",", "")) >= 30
+    speeds = page.locator(".ow-fast .qx-big")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.ow-fast .qx-big')].every((n) => n.textContent !== '–')"
+    )
+    bits, floats = (float(t.replace(",", "")) for t in speeds.all_inner_texts())
+    print(f"{bits} characters a second on bits, {floats} on floats")
+    assert bits >= 30
 
 
 def numbers(page: Page, **setting: Any) -> dict[str, float]:
@@ -191,23 +195,19 @@ def test_the_mouse_does_all_of_it(show: Show) -> None:
     rest(page)
     assert every.state(page, "hand", "share") == [[], 0]
     assert every.shown(page, "flipped") == 0
-    page.get_by_label("32-bit floats").click()
-    rest(page)
-    assert every.state(page, "floats") == [True]
     page.locator('[data-control="seed"]').fill("77")
     page.keyboard.press("Tab")
     rest(page)
     assert every.state(page, "seed") == [77]
     widget = SmallWriter(seed=77)
     assert flowing(page.locator(".ow-text").inner_text()) == flowing(widget.prompt + widget.write())
-    assert all(t != "–" for t in page.locator(".ow-fast .qx-big").all_inner_texts())
 
 
 def test_the_keyboard_does_all_of_it(show: Show) -> None:
     page = show(SmallWriter(prompt=""))
     page.get_by_label("Beginning of the text").focus()
     page.keyboard.type("The ")
-    assert page.locator(".ow-text").inner_text() == ""
+    assert "Press Write" in page.locator(".ow-text").inner_text()
     page.keyboard.press("Enter")
     rest(page)
     text = page.locator(".ow-text").inner_text()
@@ -232,6 +232,7 @@ def test_it_stops(show: Show) -> None:
     page.get_by_role("button", name="Write").click()
     page.get_by_role("button", name="Stop").click()
     before = page.locator(".ow-text").inner_text()
+    assert before.startswith("The white whale")
     page.wait_for_timeout(200)
     assert page.locator(".ow-text").inner_text() == before
     assert len(before) < 300
