@@ -117,10 +117,11 @@ function times(m, x, y, floats) {
 const SCALED = new Float64Array(TABLE.length / 4);
 function timesFloats(m, x, y) {
   const { rows, columns, stride, g, h } = m;
-  m.floats ??= Float32Array.from({ length: rows * columns }, (_, k) => {
-    const j = k % columns;
-    return 1 - 2 * ((m.bits[((k - j) / columns) * stride + (j >> 3)] >> (j & 7)) & 1);
-  });
+  if (!m.floats) {
+    m.floats = new Float32Array(rows * columns);
+    for (let i = 0, p = 0; i < rows; i++)
+      for (let j = 0; j < columns; j++, p++) m.floats[p] = 1 - 2 * ((m.bits[i * stride + (j >> 3)] >> (j & 7)) & 1);
+  }
   const w = m.floats;
   for (let j = 0; j < columns; j++) SCALED[j] = x[j] * g[j];
   for (let i = 0, p = 0; i < rows; i++) {

@@ -7,15 +7,15 @@ function worker() {
     const slice = () => {
       if (me !== current) return;
       const start = performance.now();
-      let now = start;
+      let [count, time] = [0, 0];
       let step;
       do {
         step = steps.next();
-        const before = now;
-        now = performance.now();
-        if (!step.done) value(step.value, now - before);
-      } while (!step.done && now - start < 12);
-      rest(step.done);
+        if (!step.done) value(step.value);
+        count++;
+        time = performance.now() - start;
+      } while (!step.done && time < 12);
+      rest(step.done, (1000 * count) / time);
       if (!step.done) setTimeout(slice);
     };
     setTimeout(slice);
@@ -34,7 +34,7 @@ const STYLE = `.qx .ow-ask { display: flex; gap: .4rem; align-items: center; mar
 .qx .ow-break { display: flex; flex-wrap: wrap; gap: .5rem 1.75rem; margin: 0 0 .4rem; } .qx .ow-break > :first-child { flex: 1 1 16rem; } .qx .ow-map { flex: 0 1 auto; max-width: 100%; }
 .qx canvas { display: block; max-width: 100%; border: 1px solid var(--line); cursor: crosshair; touch-action: none; } .qx canvas:focus-visible { outline: 3px solid var(--blue); outline-offset: 2px; }
 .qx .ow-sentence { font-family: Georgia, serif; margin: .2rem 0 0; } .qx .ow-head { display: block; margin: .9rem 0 .4rem; border-top: 1px solid var(--line); padding-top: .5rem; }
-.qx .ow-tg { color: var(--green); } .qx .ow-fast { margin: 0; grid-template-columns: 1fr 1fr; } .qx .ow-row .qx-choice { grid-template-columns: auto 1fr; } .qx select { min-width: 0; }
+.qx .ow-tg { color: var(--green); } .qx .ow-fast { margin: 0; grid-template-columns: 1fr 1fr; } .qx .ow-row .qx-choice { flex: 1; grid-template-columns: auto 1fr; } .qx select { min-width: 0; }
 @media (max-width: 500px) { .qx .ow-text { min-height: 15rem; } .qx .ow-ask { flex-wrap: wrap; } .qx .ow-ask input[type=text] { flex-basis: 100%; } }`;
 
 const explorable = {
@@ -77,12 +77,10 @@ const explorable = {
       fact("On 32-bit floats", "", speeds[1], key("a second, same network")));
     const bytes = node("p", { class: "qx-note", style: "margin:.2rem 0 0" },
       node("span", { class: "qx-tb" }, "■"), " signs ", output("signs"), ", ", node("span", { class: "ow-tg" }, "■"), " g and h ", output("vectors"), ", ■ norms ", output("norms"), ", embedding and head ", output("tables"), ".");
-
     const sums = node("p", { class: "qx-title ow-head" }, output("bytes"), ", ", output("ratio"), " smaller than its teacher in float16, ", output("teacher"));
     const [author, judge, rival] = [worker(), worker(), worker()];
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    let writing = false;
-    let judging = false;
+    let [writing, judging, compared] = [false, false, false];
     let timer;
     let width = 640;
     let surprise = DATA.intact;
@@ -96,13 +94,13 @@ const explorable = {
       if (!writing && !judging && text)
         timer = setTimeout(() => (el.querySelector("[role=status]").textContent = `${flips} bits flipped, surprise ${fixed(surprise, 2)} nats a character. The model wrote: ${text}`), 700);
     };
-    // Count the time from the first character that is written to the last.
+    // Median over the slices: what else the machine does, and compiling at first, hardly move it.
     const clock = (n) => {
-      let [count, time] = [0, 0];
-      return (ch, ms) => {
-        if (count) time += ms;
-        if (ch) count++;
-        if (count > 20) speeds[n].textContent = grouped(Math.round((1000 * (count - 1)) / time));
+      const rates = [];
+      return (done, rate) => {
+        if (!done) rates.push(rate);
+        const middle = [...rates].sort((a, b) => a - b)[rates.length >> 1];
+        if (rates.length > 2) speeds[n].textContent = grouped(Math.round(middle));
       };
     };
     const stop = () => {
@@ -115,17 +113,17 @@ const explorable = {
       let written = "";
       const tick = clock(0);
       writing = true;
+      rival.stop();
       given.textContent = state.prompt;
       page.replaceChildren(given, node(flips ? "i" : "b"));
-      author.run(story(state, DATA.length), (ch, ms) => {
-        written += ch;
-        tick(ch, ms);
-      }, (done) => {
+      author.run(story(state, DATA.length), (ch) => (written += ch), (done, rate) => {
+        tick(done, rate);
         if (done || !calm) page.lastChild.textContent = flowing(written);
         if (!done) return;
         stop();
         // Once, at the end: how fast a network without bits would have been.
-        if (speeds[1].textContent === "–") rival.run(story(state, 100, true), clock(1), () => {});
+        const other = clock(1);
+        if (!compared) rival.run(story(state, 130, true), () => {}, (end, r) => other((compared = end), r));
       });
       busy();
     };
@@ -160,6 +158,7 @@ const explorable = {
       const bits = JSON.stringify([...(state.share ? [state.where, state.share] : []), ...state.hand]);
       if (bits !== damage) {
         damage = bits;
+        rival.stop();
         flips = flip(state);
         measure();
       }
@@ -168,11 +167,9 @@ const explorable = {
       tell();
       const total = DATA.signs + DATA.vectors + DATA.norms + DATA.tables;
       for (const name of ["signs", "vectors", "norms", "tables"]) show(bytes, name, DATA[name], bytesText(DATA[name]));
-      show(sums, "bytes", total, bytesText(total));
-      show(sums, "teacher", DATA.teacher, bytesText(DATA.teacher));
+      for (const [name, v] of [["bytes", total], ["teacher", DATA.teacher]]) show(sums, name, v, bytesText(v));
       show(sums, "ratio", DATA.teacher / total, fixed(DATA.teacher / total, 1) + " times");
-      show(facts, "flipped", flips, grouped(flips));
-      show(facts, "bits", net().weights, grouped(net().weights));
+      for (const [name, v] of [["flipped", flips], ["bits", net().weights]]) show(facts, name, v, grouped(v));
       show(facts, "intact", DATA.intact, fixed(DATA.intact, 2));
       const now = JSON.stringify([state.temperature, bits]);
       if (before && now !== before) write();
@@ -187,9 +184,9 @@ const explorable = {
         node("style", {}, STYLE),
         node("div", { class: "ow-ask" }, node("label", { for: id, class: "qx-say" }, "Beginning of the text"), prompt, go, another, node("label", {}, "Seed ", seed)),
         page,
-        node("div", { class: "qx-controls" }, c.temperature.row, fast),
+        node("div", { class: "qx-controls" }, node("div", { class: "qx-part" }, c.temperature.row), fast),
         node("p", { class: "qx-title ow-head" }, "Break it: flip some of its bits"),
-        node("div", { class: "ow-break" }, node("div", { class: "qx-part ow-row" }, c.share.row, c.where.row, node("div", { class: "qx-buttons" }, repair), facts), map.box),
+        node("div", { class: "ow-break" }, node("div", { class: "qx-part ow-row" }, c.share.row, node("div", { class: "ow-ask" }, c.where.row, repair), facts), map.box),
         node("p", { class: "qx-note" }, "The redder, the more surprising to the model. It has never seen this sentence:"), sentence, gauge,
         sums, sizes, bytes,
       ],
@@ -238,8 +235,7 @@ function bitMap(model) {
     if (e.key === " ") mark(cellAt(x, y), model.get("hand").includes(cellAt(x, y)));
     else paint();
   });
-  canvas.addEventListener("focus", () => paint());
-  canvas.addEventListener("blur", () => paint());
+  for (const name of ["focus", "blur"]) canvas.addEventListener(name, () => paint());
   const paint = () => {
     const turned = m.rows > m.columns;
     const image = new ImageData(Math.max(m.rows, m.columns), Math.min(m.rows, m.columns));
