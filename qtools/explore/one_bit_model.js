@@ -212,7 +212,12 @@ function session(floats) {
   return s;
 }
 
-const encode = (text) => [...text].map((c) => CHARACTERS.indexOf(c)).filter((t) => t >= 0);
+// A text as the model can read it: printed quotes, no characters that it does not know.
+function legible(text) {
+  const printed = text.replace(/'/g, "’").replace(/(^|[\s(—])"/g, "$1“").replace(/"/g, "”");
+  return [...printed].filter((c) => CHARACTERS.includes(c)).join("");
+}
+const encode = (text) => [...legible(text)].map((c) => CHARACTERS.indexOf(c));
 
 // The same numbers as one_bit_writer.py: bit i is flipped if its hash is below the share.
 function mixed(x) {

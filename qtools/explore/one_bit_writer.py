@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -51,7 +52,8 @@ class OneBitWriter(Explorable):
         `qtools.onebit.save` of one with the pretrained teacher's settings. By default the
         distilled model that comes with the package.
     prompt : str
-        What the text begins with; characters that the model does not know are left out.
+        What the text begins with. Straight quotes become printed ones; characters that the model
+        does not know are left out.
     temperature : float
         0 to 2; 0 takes the likeliest character.
     seed : int
@@ -218,8 +220,9 @@ def inside(name: str, where: str) -> bool:
 
 
 def known(model: CharGPT, text: str) -> str:
-    """Return the text without the characters that the model cannot read."""
-    return "".join(c for c in text if c in model.characters)
+    """Return the text as the model can read it: printed quotes, no characters unknown to it."""
+    opened = re.sub(r'(^|[\s(—])"', r"\1“", text.replace("'", "’"))
+    return "".join(c for c in opened.replace('"', "”") if c in model.characters)
 
 
 def mixed(index: np.ndarray) -> np.ndarray:

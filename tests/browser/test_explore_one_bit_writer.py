@@ -117,7 +117,7 @@ def test_writes_what_qtools_writes(setting: dict[str, Any], show: Show) -> None:
     widget = SmallWriter(**setting)
     page = show(widget)
     rest(page)
-    assert flowing(write(page)) == flowing(widget.prompt + widget.write())
+    assert flowing(write(page)) == flowing(known(small(), widget.prompt) + widget.write())
 
 
 def test_the_large_one_writes_and_is_fast_enough(show: Show) -> None:
@@ -132,6 +132,15 @@ def test_the_large_one_writes_and_is_fast_enough(show: Show) -> None:
     bits, floats = (float(t.replace(",", "")) for t in speeds.all_inner_texts())
     print(f"{bits} characters a second on bits, {floats} on floats")
     assert bits >= 30
+
+
+def test_reads_what_a_keyboard_types(show: Show) -> None:
+    typed = '"Ahoy", cried the captain\'s ("first") matë: '
+    page = show(OneBitWriter(large(), prompt=typed))
+    page.get_by_role("button", name="Write").click()
+    printed = "“Ahoy”, cried the captain’s (“first”) mat: "
+    assert page.locator(".ow-text span").first.text_content() == printed
+    assert known(large(), typed) == printed
 
 
 def numbers(page: Page, **setting: Any) -> dict[str, float]:
