@@ -74,7 +74,7 @@ const explorable = {
       fact("Surprise", "qx-tr", output("surprise"), key("nats a character; intact ", output("intact"))));
     const fast = node("div", { class: "qx-facts ow-fast" },
       fact("On packed bits", "qx-tb", speeds[0], key("characters a second")),
-      fact("On 32-bit floats", "", speeds[1], key("a second, same network")));
+      fact("On 32-bit floats", "", speeds[1], key("a second, as its teacher")));
     const bytes = node("p", { class: "qx-note", style: "margin:.2rem 0 0" },
       node("span", { class: "qx-tb" }, "■"), " signs ", output("signs"), ", ", node("span", { class: "ow-tg" }, "■"), " g and h ", output("vectors"), ", ■ norms ", output("norms"), ", embedding and head ", output("tables"), ".");
     const sums = node("p", { class: "qx-title ow-head" }, output("bytes"), ", ", output("ratio"), " smaller than its teacher in float16, ", output("teacher"));
