@@ -1,5 +1,6 @@
-"""The command line: ``qtools data``, ``train``, ``distill`` and ``report``."""
+"""The command line: ``qtools data``, ``train``, ``distill``, ``report`` and ``evaluate``."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ import typer
 
 import qtools
 from qtools import data as sets
-from qtools import models, recipes
+from qtools import evaluation, models, recipes, weight_only
 from qtools.distillation.nonfinite import NonFiniteError
 from qtools.distillation.recipe import Recipe
 from qtools.onebit import storage
@@ -183,6 +184,37 @@ def report(
     for name, layer in shapes.items():
         typer.echo(f"{name:<{width}}  {layer.in_features} to {layer.out_features}, {layer.kind}")
     typer.echo(str(total))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help=f"{', '.join(evaluation.NAMES)}, or a file of a CharGPT.")
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option(help=f"Quantize its weights first: {', '.join(weight_only.METHODS)}."),
+    ] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits of a weight, 1 to 8.")] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="Columns that share a scale; without it a row does.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Foretell the held-out tenth of Moby Dick, character by character."""
+    with _plain_errors():
+        if (weights is None) != (bits is None) or (weights is None and group_size is not None):
+            raise ValueError("--weights and --bits go together, and --group-size with them")
+        network = evaluation.load(model)
+        if weights is not None and bits is not None:
+            batches = None if weights == "rtn" else evaluation.calibration(network)
+            weight_only.quantize_weights(network, weights, bits, group_size, calibration=batches)
+        found = evaluation.evaluate(network)._asdict()
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        for name, value in found.items():
+            typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
 
 
 if __name__ == "__main__":

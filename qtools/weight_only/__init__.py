@@ -1,7 +1,7 @@
 """Weights of a few bits, activations in float: language models for generating text."""
 
 from qtools.weight_only.awq import ALPHAS, awq
-from qtools.weight_only.checkpoint import load_, save
+from qtools.weight_only.checkpoint import KIND, load_, save
 from qtools.weight_only.convert import METHODS, LayerReport, Report, quantize_weights
 from qtools.weight_only.gptq import gptq
 from qtools.weight_only.grid import Grid, Quantized
@@ -11,6 +11,7 @@ from qtools.weight_only.rtn import rtn
 
 __all__ = [
     "ALPHAS",
+    "KIND",
     "METHODS",
     "Grid",
     "LayerReport",

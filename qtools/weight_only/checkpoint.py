@@ -48,7 +48,7 @@ def save(model: nn.Module, path: Path | str) -> int:
 
     As `qtools.onebit.save`: a SHA-256 over the whole file, tensors that names share stored once,
     and safetensors' own readers open it too. What was not quantized keeps its type:
-    ``model.half()`` first halves it.
+    ``model.half()`` first halves it. The ``settings`` of a CharGPT go into the header.
 
     Parameters
     ----------
@@ -79,7 +79,12 @@ def save(model: nn.Module, path: Path | str) -> int:
             raise TypeError(f"{name} must be a tensor to be saved, got {type(value).__name__}")
     ties = dict(container.shared(state))
     tensors = {name: value for name, value in state.items() if name not in ties}
-    metadata = {"layers": {name: list(layer) for name, layer in layers.items()}, "shared": ties}
+    metadata: dict[str, Any] = {
+        "layers": {name: list(layer) for name, layer in layers.items()},
+        "shared": ties,
+    }
+    if isinstance(settings := getattr(model, "settings", None), dict):
+        metadata["settings"] = settings
     container.write(tensors, metadata, path, KIND)
     return path.stat().st_size
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -114,6 +114,7 @@ def quantize_weights(
     symmetric: bool = False,
     calibration: Iterable[Batch] | None = None,
     skip: Sequence[str] | None = None,
+    **options: Any,
 ) -> Report:
     """Replace, in place, every linear layer by a `WeightOnlyLinear` of the same name.
 
@@ -145,10 +146,13 @@ def quantize_weights(
     symmetric : bool
         No zero points. With 1 bit there are none in any case.
     calibration : iterable, optional
-        Batches for the model: tensors, or mappings of its arguments. All are held in a list.
+        Batches for the model: tensors, or mappings of its arguments. All are held in a list. Every
+        token counts, also one of padding.
     skip : sequence of str, optional
         Names, or whole parts of names, of modules to leave as they are; without it ``lm_head``
         where there is one. See `qtools.onebit.convert_`.
+    options
+        Further arguments of the method: ``act_order``, ``block_size``, ``damping``; ``alphas``.
 
     Returns
     -------
@@ -163,7 +167,8 @@ def quantize_weights(
         weight is not finite, is shared with something that stays, is on the meta device or never
         used, or the layer has hooks.
     TypeError
-        With the name of the layer, if it is a subclass of Linear or its parent reads its weight.
+        With the name of the layer, if it is a subclass of Linear or its parent reads its weight;
+        if the method has no such option.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -184,6 +189,12 @@ def quantize_weights(
     by_name = {names[0]: layer for layer, names in layers.items()}
     reports: dict[str, LayerReport] = {}
 
+    def quantize(weight: Tensor, gram: Gram | None) -> Quantized:
+        if method == "rtn" or gram is None:
+            return rtn(weight, bits, group_size, symmetric, **options)
+        call = gptq if method == "gptq" else awq
+        return call(weight, gram.matrix, bits, group_size, symmetric, **options)
+
     def put(name: str, new: nn.Module) -> None:
         old = by_name[name]
         replace_(model, {now[old]: new.train(old.training)})
@@ -197,7 +208,7 @@ def quantize_weights(
         for name, gram in tqdm(found, method, len(by_name), delay=2, leave=False, unit="layer"):
             old = now[by_name[name]]
             with _named(name):
-                weight = _quantized(method, _matrix(old), gram, bits, group_size, symmetric)
+                weight = quantize(_matrix(old), gram)
             new = WeightOnlyLinear.from_weight(weight, old.bias)  # type: ignore[arg-type]
             reports[name] = _report(tuple(layers[by_name[name]]), _matrix(old), new, gram)
             put(name, new)
@@ -218,20 +229,6 @@ def _with_grams(
         return
     for stage in stages(model, list(names), batches):
         yield from grams(model, stage, batches).items()
-
-
-def _quantized(
-    method: str,
-    weight: Tensor,
-    gram: Gram | None,
-    bits: int,
-    group_size: int | None,
-    symmetric: bool,
-) -> Quantized:
-    if method == "rtn" or gram is None:
-        return rtn(weight, bits, group_size, symmetric)
-    call = gptq if method == "gptq" else awq
-    return call(weight, gram.matrix, bits, group_size, symmetric)
 
 
 def _report(

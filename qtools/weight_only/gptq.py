@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -19,6 +17,7 @@ def gptq(
     group_size: int | None = None,
     symmetric: bool = False,
     *,
+    act_order: bool = True,
     block_size: int = 128,
     damping: float = 0.01,
 ) -> Quantized:
@@ -27,15 +26,14 @@ def gptq(
     That is the update of the optimal brain surgeon when a weight becomes ŵ_j instead of 0
     (Frantar and Alistarh 2022, eq. 7), for all rows in the same order, so that one factorisation
     serves them all (Frantar et al. 2023, section 3.3): of all changes to the columns that are
-    still to come, the one of least output error. It costs ``(w_j - ŵ_j)² / U_jj²``.
+    still to come, the one of least output error. Column j costs ``(w_j - ŵ_j)² / U_jj²``.
 
     Scale and zero point of a group are those of its weights when its first column's turn comes,
-    with all that they have made up for until then. Columns behind a block get its updates in one
-    product: the same numbers, less memory traffic. A column whose input is always 0 (a dead
-    column) is rounded to nearest and moves nothing. (The released code sets it to 0 instead: one
-    bit has no 0, and an input that is 0 in the calibration data need not be so always.)
-
-    The columns are taken as they come. Everything is computed in float64.
+    with all that they have made up for until then. Updates wait until their column's turn, or for
+    the end of a block of columns: the same numbers, less memory traffic. A column whose input is
+    always 0 (a dead column) is rounded to nearest and moves nothing. (The released code sets it
+    to 0 instead: one bit has no 0, and an input that is 0 in the calibration data need not be so
+    always.) Everything is computed in float64.
 
     Parameters
     ----------
@@ -44,9 +42,12 @@ def gptq(
     hessian : Tensor
         H = XᵀX / n, [in, in], positive semidefinite: `qtools.pruning.Gram.matrix`.
     bits, group_size, symmetric
-        As in `rtn`.
+        As in `rtn`. Groups are of neighbouring columns, whatever the order.
+    act_order : bool
+        The columns with the largest inputs first, while there are many to make up for them; this
+        came with the released code, after the paper. Otherwise from left to right.
     block_size : int
-        Columns that are updated at once; cut where a group starts.
+        Columns that send their updates on together.
     damping : float
         H gets this share of its mean diagonal added to its diagonal, above 0 where H is singular.
 
@@ -61,27 +62,28 @@ def gptq(
         raise ValueError(f"block_size must be at least 1, got {block_size!r}")
     if not bool(hessian.isfinite().all()):
         raise ValueError("hessian must be finite; does the calibration data give finite inputs?")
-    u = inverse_factor(checked_hessian(weight, hessian), damping)
-    w = weight.detach().double().T.contiguous()  # [in, out]: a column of W lies in one piece
-    grids: list[Grid] = []
-    codes = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
-    for block in _blocks(len(w), size, block_size):
-        errors = torch.empty_like(w[block])
-        for j in range(block.start, block.stop):
-            if j % size == 0:
-                grids.append(Grid.fit(w[j : j + size].T, bits, symmetric))
-            q = grids[-1].round(w[j, :, None])
+    h = checked_hessian(weight, hessian)
+    columns = len(h)
+    order = torch.arange(columns, device=h.device)
+    if act_order:
+        order = h.diagonal().argsort(descending=True, stable=True)
+    u = inverse_factor(h[order][:, order], damping)
+    w = weight.detach().double().T[order]  # [in, out]: a column of W lies in one piece
+    group = order // size  # of each column, in the order of their turns
+    errors, codes = torch.empty_like(w), torch.empty(w.shape, dtype=torch.uint8, device=w.device)
+    grids: dict[int, Grid] = {}
+    for start in range(0, columns, block_size):
+        stop = min(start + block_size, columns)
+        for j, g in enumerate(group[start:stop].tolist(), start):
+            sent = slice(start, j)  # by columns of this block, and waiting
+            if g not in grids:
+                members = (group == g).nonzero()[:, 0]
+                now = w[members] - u[sent, members].T @ errors[sent]
+                grids[g] = Grid.fit(now.T, bits, symmetric)
+            column = (w[j] - u[sent, j] @ errors[sent])[:, None]
+            q = grids[g].round(column)
             codes[j] = q[:, 0]
-            errors[j - block.start] = error = (w[j] - grids[-1].values(q)[:, 0]) / u[j, j]
-            w[j : block.stop] -= u[j, j : block.stop, None] * error
-        w[block.stop :] -= u[block, block.stop :].T @ errors
-    return gather(grids, [codes.T.contiguous()], symmetric)
-
-
-def _blocks(columns: int, group: int, block: int) -> Iterator[slice]:
-    """Blocks that hold whole groups or lie in one: a group must start with all that came before."""
-    span = max(block // group, 1) * group
-    for outer in range(0, columns, span):
-        stop = min(outer + span, columns)
-        for start in range(outer, stop, block):
-            yield slice(start, min(start + block, stop))
+            errors[j] = (column - grids[g].values(q))[:, 0] / u[j, j]
+        w[stop:] -= u[start:stop, stop:].T @ errors[start:stop]
+    back = order.argsort()
+    return gather([grids[g] for g in range(len(grids))], [codes[back].T.contiguous()], symmetric)
