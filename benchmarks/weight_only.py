@@ -53,13 +53,14 @@ def run(setting: Setting, seed: int) -> Row:
     """Quantize once and foretell the held-out text."""
     start, model = time.perf_counter(), CharGPT.pretrained()
     method, bits, group_size = setting
+    options: dict[str, Any] = {"act_order": False} if method == IN_ORDER else {}
     report = quantize_weights(
         model,
         method.partition(",")[0],
         bits,
         group_size,
         calibration=None if method == "rtn" else evaluation.calibration(model, seed),
-        **({"act_order": False} if method == IN_ORDER else {}),
+        **options,
     )
     quantized, found = time.perf_counter(), evaluation.evaluate(model)
     errors = [layer.output_error for layer in report.layers if layer.output_error is not None]
