@@ -81,7 +81,7 @@ def brain_surgeon(
     return w
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(
     seed=seeds, bits=widths, group=st.sampled_from([None, 1, 3, 4, 6]), symmetric=st.booleans(),
     act_order=st.booleans(), block=st.sampled_from([1, 3, 5, 8, 128]),
@@ -207,7 +207,7 @@ def teacher():
     return model, gram_matrices(model, [batch], names)
 
 
-@pytest.mark.parametrize(("bits", "act_order"), [(4, True), (2, True), (2, False)])
+@pytest.mark.parametrize(("bits", "act_order"), [(4, False), (2, True)])
 def test_gptq_is_below_rounding_on_every_layer_of_the_teacher(teacher, bits, act_order):
     model, grams = teacher
     assert len(grams) == 30
