@@ -6,7 +6,7 @@
 64 windows of the training text, which the seed draws; round to nearest sees none. "GPTQ, in order"
 takes the columns from left to right, as in the paper, instead of those with large inputs first.
 
-Without ``--write`` one seed. With it three; finished runs are kept beside the record
+Without ``--write`` one seed. With it three at 2 bits, where they could matter most; finished runs are kept beside the record
 (``*.checkpoint``) until it is complete, and an interrupted command goes on from there.
 """
 
@@ -103,7 +103,7 @@ def main() -> None:
         (setting, seed)
         for seed in range(SEEDS if write else 1)
         for setting in SETTINGS
-        if seed == 0 or setting.method != "rtn"
+        if seed == 0 or (setting.bits == 2 and setting.method != "rtn")
     )
     rows = []
     for row in resumable(order, kept, run):

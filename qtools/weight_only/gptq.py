@@ -24,9 +24,11 @@ def gptq(
     """Round column j, then ``W[:, j:] -= ((w_j - ŵ_j) / U_jj) U[j, j:]`` with ``H⁻¹ = Uᵀ U``.
 
     That is the update of the optimal brain surgeon when a weight becomes ŵ_j instead of 0
-    (Frantar and Alistarh 2022, eq. 7), for all rows in the same order, so that one factorisation
-    serves them all (Frantar et al. 2023, section 3.3): of all changes to the columns that are
-    still to come, the one of least output error. Column j costs ``(w_j - ŵ_j)² / U_jj²``.
+    (Frantar et al. 2023, eq. 2), for all rows in the same order, so that one factorisation serves
+    them all (their algorithm 1): of all changes to the columns that are still to come, the one of
+    least output error. Column j costs ``(w_j - ŵ_j)² / U_jj²``. It is no theorem that the sum of
+    these is below the error of `rtn`, which is another choice of levels: where weights are at
+    the end of the grid, or with one bit, it can be above.
 
     Scale and zero point of a group are those of its weights when its first column's turn comes,
     with all that they have made up for until then. Updates wait until their column's turn, or for
