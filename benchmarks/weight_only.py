@@ -6,8 +6,9 @@
 64 windows of the training text, which the seed draws; round to nearest sees none. "GPTQ, in order"
 takes the columns from left to right, as in the paper, instead of those with large inputs first.
 
-Without ``--write`` one seed. With it three at 2 bits, where they could matter most; finished runs are kept beside the record
-(``*.checkpoint``) until it is complete, and an interrupted command goes on from there.
+Without ``--write`` one seed. With it three at 2 bits, where they could matter most; finished runs
+are kept beside the record (``*.checkpoint``) until it is complete, and an interrupted command goes
+on from there.
 """
 
 from __future__ import annotations
