@@ -1,4 +1,4 @@
-"""Settings shared by all tests: one thread, and no property test fails for being slow."""
+"""Settings shared by all tests: one thread, no property test fails for being slow, no hub."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+# transformers and huggingface_hub read it once, when they are imported: in here or in a kernel.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=5000)

@@ -1522,4 +1522,312 @@ MISTAKES = [
         """,
         "column must be [k, i, kh, 1]",
     ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "decompose",
+        """
+        def decompose(W, rounds):
+            M = W.abs()
+            v = M.sum(0)
+            for _ in range(rounds):
+                v = M.T @ (M @ v)
+                v = v / v.max()
+            u = M @ v / (M @ v).norm()
+            row = M.T @ u
+            return torch.sign(W), row.norm().sqrt() * u, row / row.norm().sqrt()
+        """,
+        "a bit has no third value",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "decompose",
+        """
+        def decompose(W, rounds):
+            sign = torch.where(W < 0, -1.0, 1.0).to(W)
+            v = W.abs().sum(0)
+            for _ in range(rounds):
+                v = W.T @ (W @ v)
+                v = v / v.abs().max()
+            u = W @ v / (W @ v).norm()
+            row = W.T @ u
+            return sign, row.norm().sqrt() * u, row / row.norm().sqrt()
+        """,
+        "take absolute values of W before you iterate",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "decompose",
+        """
+        def decompose(W, rounds):
+            M = W.abs()
+            v = M.sum(0)
+            for _ in range(rounds):
+                v = M.T @ (M @ v)
+                v = v / v.max()
+            u = M @ v / (M @ v).norm()
+            row = M.T @ u
+            return torch.where(W < 0, -1.0, 1.0).to(W), u, row
+        """,
+        "give each the root of sigma",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "decompose",
+        """
+        def decompose(W, rounds):
+            M = W.abs()
+            v = M.sum(0)
+            for _ in range(rounds):
+                v = M.T @ (M @ v)
+                v = v / v.max()
+            u = M @ v / (M @ v).norm()
+            row = M.T @ u
+            root = row.norm().sqrt()
+            return torch.where(W < 0, -1.0, 1.0).to(W), root * u, root * row
+        """,
+        "sigma is in it twice",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "certificate",
+        """
+        def certificate(W):
+            s, t = (torch.linalg.matrix_norm(M, 2).item() for M in (W, W.abs()))
+            _, _, Vh = torch.linalg.svd(W.abs())
+            return (s + t) / 2, [round(x * 10**6) for x in Vh[0].tolist()]
+        """,
+        "t must be a Fraction, so that nothing rounds",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "certificate",
+        """
+        def certificate(W):
+            s, t = (torch.linalg.matrix_norm(M, 2).item() for M in (W, W.abs()))
+            _, _, Vh = torch.linalg.svd(W.abs())
+            return Fraction((s * s + t * t) / 2), [round(x * 10**6) for x in Vh[0].tolist()]
+        """,
+        "did you give its square?",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "certificate",
+        """
+        def certificate(W):
+            s, t = (torch.linalg.matrix_norm(M, 2).item() for M in (W, W.abs()))
+            _, _, Vh = torch.linalg.svd(W)
+            return Fraction((s + t) / 2), [round(x * 10**6) for x in Vh[0].tolist()]
+        """,
+        "is it the leading vector of |W|, not of W?",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "certificate",
+        """
+        def certificate(W):
+            s, t = (torch.linalg.matrix_norm(M, 2).item() for M in (W, W.abs()))
+            U, _, _ = torch.linalg.svd(W.abs())
+            return Fraction((s + t) / 2), [round(x * 10**6) for x in U[:, 0].tolist()]
+        """,
+        "left and right singular vectors differ",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "equal",
+        """
+        def equal_by_signs(W):
+            S = torch.sign(W).int()
+            return S[:, 0].tolist(), S[0].tolist()
+        """,
+        "one of them has to leave it out",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "equal",
+        """
+        def equal_by_signs(W):
+            S = torch.sign(W).int()
+            return (S[:, 0] * S[0, 0]).tolist(), S[0].tolist()
+        """,
+        "Compare with every entry",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "counterexample",
+        """
+        def counterexample():
+            return [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+        """,
+        "no entry is negative",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "counterexample",
+        """
+        def counterexample():
+            return [[1, 1, 1], [1, -1, 1], [1, 1, -1]]
+        """,
+        "W has rank three",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "counterexample",
+        """
+        def counterexample():
+            return [[1, 2, -3], [2, 4, -6], [1, 1, -1]]
+        """,
+        "SVID of rank two is exact",
+    ),
+    Mistake(
+        "12-rank-one-and-svid",
+        "counterexample",
+        """
+        def counterexample():
+            return [[2, 2, 2], [0, 2, 4], [2, 0, -2]]
+        """,
+        "find your own",
+    ),
+    Mistake(
+        "13-the-onebit-layer",
+        "gradients",
+        """
+        def gradients(X, S, g, h, delta):
+            V = delta @ S
+            return V * g, (X * V).sum(0), (delta * ((X * g) @ S.T)).sum(0)
+        """,
+        "did you leave out h?",
+    ),
+    Mistake(
+        "13-the-onebit-layer",
+        "gradients",
+        """
+        def gradients(X, S, g, h, delta):
+            V = (delta * h) @ S
+            return V * g, (X * V).mean(0), (delta * ((X * g) @ S.T)).mean(0)
+        """,
+        "a sum over the rows of X, not a mean",
+    ),
+    Mistake(
+        "13-the-onebit-layer",
+        "gradients",
+        """
+        def gradients(X, S, g, h, delta):
+            V = (delta * h) @ S
+            return V, (X * V).sum(0), (delta * ((X * g) @ S.T)).sum(0)
+        """,
+        "g is missing",
+    ),
+    Mistake(
+        "13-the-onebit-layer",
+        "pack",
+        """
+        import numpy as np
+
+
+        def pack(S):
+            bits = torch.from_numpy(np.packbits((S < 0).numpy(), axis=1))
+            return torch.nn.functional.pad(bits, (0, -bits.shape[1] % 8))
+
+
+        def sign_product(bits, u):
+            return u
+        """,
+        "the first column is the LEAST significant bit",
+    ),
+    Mistake(
+        "13-the-onebit-layer",
+        "pack",
+        """
+        def pack(S):
+            bits = torch.zeros(len(S), (S.shape[1] + 7) // 8, dtype=torch.uint8)
+            for j in range(S.shape[1]):
+                bits[:, j // 8] |= (S[:, j] < 0).to(torch.uint8) << (j % 8)
+            return bits
+
+
+        def sign_product(bits, u):
+            return u
+        """,
+        "one 64-bit word, 8 bytes",
+    ),
+    Mistake(
+        "13-the-onebit-layer",
+        "pack",
+        """
+        from qtools.onebit import pack_signs as pack
+
+
+        def sign_product(bits, u):
+            padded = torch.zeros(8 * bits.shape[1], dtype=u.dtype)
+            padded[: len(u)] = u
+            negative = sum(((bits >> k) & 1).to(u.dtype) @ padded[k::8] for k in range(8))
+            return u.sum() - negative
+        """,
+        "hence the 2",
+    ),
+    Mistake(
+        "13-the-onebit-layer",
+        "count",
+        """
+        def onebit_bytes(shapes, kept):
+            return sum(m * n // 8 for m, n in shapes) + 2 * kept
+
+
+        def whole_bits(shapes, kept):
+            return 8 * onebit_bytes(shapes, kept) / (sum(m * n for m, n in shapes) + kept)
+        """,
+        "g and h are missing",
+    ),
+    Mistake(
+        "13-the-onebit-layer",
+        "count",
+        """
+        def onebit_bytes(shapes, kept):
+            signs = sum(m * -(-n // 64) * 8 for m, n in shapes)
+            return signs + sum(2 * (m + n) for m, n in shapes) + 2 * kept
+
+
+        def whole_bits(shapes, kept):
+            return 8 * onebit_bytes(shapes, kept) / sum(m * n for m, n in shapes)
+        """,
+        "the kept ones were weights before, too",
+    ),
+    Mistake(
+        "13-the-onebit-layer",
+        "flips",
+        """
+        import math
+
+
+        def earliest(w0, rate, beta1, beta2):
+            return math.ceil(abs(w0) / rate)
+
+
+        def first_flips(w, rate, direction):
+            return ((w - rate * direction) < 0) != (w < 0)
+        """,
+        "C_T grows above 1",
+    ),
+    Mistake(
+        "13-the-onebit-layer",
+        "flips",
+        """
+        import math
+
+
+        def earliest(w0, rate, beta1, beta2):
+            reach, T = 0.0, 0
+            while reach < abs(w0):
+                T += 1
+                a = [(1 - beta1) * beta1**k / (1 - beta1**T) for k in range(T)]
+                c = [(1 - beta2) * beta2**k / (1 - beta2**T) for k in range(T)]
+                reach += rate * math.sqrt(sum(x * x / y for x, y in zip(a, c)))
+            return T
+
+
+        def first_flips(w, rate, direction):
+            return torch.sign(w - rate * direction) == -torch.sign(w)
+        """,
+        "torch.sign hides it",
+    ),
 ]

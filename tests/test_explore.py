@@ -30,8 +30,11 @@ from qtools.explore import (
     NumberLines,
     ObserverLab,
     RankLab,
+    RankOne,
     Sensitivity,
+    SignFlip,
     StraightThrough,
+    SVIDLab,
     Temperature,
 )
 from qtools.explore._base import escape_script, state_trait
@@ -45,8 +48,11 @@ KINDS: tuple[type[Explorable], ...] = (
     MaskLab,
     ObserverLab,
     RankLab,
+    RankOne,
     Sensitivity,
+    SignFlip,
     StraightThrough,
+    SVIDLab,
     Temperature,
 )
 ROOT = Path(__file__).parents[1]
@@ -185,7 +191,10 @@ def test_state_goes_both_ways(kind: type[Explorable]) -> None:
         StraightThrough: ("start", 0.5),
         MaskLab: ("sparsity", 7),
         RankLab: ("rank", 7),
+        RankOne: ("a1", 2.5),
+        SVIDLab: ("rows", 0.25),
         Sensitivity: ("fc2", 2),
+        SignFlip: ("start", 0.5),
         Temperature: ("image", 2),
     }
     name, value = changes.get(kind, ("bits", 7))

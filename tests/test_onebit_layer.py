@@ -121,6 +121,32 @@ def test_gradient_to_the_latent_weight_goes_through_g_and_h(gradient):
     torch.testing.assert_close(layer.weight.grad, expected.detach())
 
 
+def test_torch_func_takes_the_layer():
+    layer = layer_of(3, 6, 3)
+    x = torch.randn(7, 6, dtype=torch.float64)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x))
+
+    def loss(parameters, x):
+        return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(dict(layer.named_parameters()), x)
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(each[name].sum(0), parameter.grad)
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 7), (), (0,)], ids=str)
+@pytest.mark.parametrize("n_in", [1, 6])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "latent"])
+def test_an_input_that_would_spread_over_the_columns_is_refused(shape, n_in, packed):
+    layer = OneBitLinear(n_in, 3)
+    layer = PackedOneBitLinear.from_layer(layer) if packed else layer
+    if shape == (2, n_in):
+        return
+    with pytest.raises(ValueError, match=rf"x must have the shape \[\.\.\., {n_in}\], got"):
+        layer(torch.ones(shape))
+
+
 def test_new_layer_has_one_scale_split_evenly():
     layer = OneBitLinear(64, 32)
     scale = layer.weight.abs().mean()

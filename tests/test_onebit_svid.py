@@ -177,6 +177,11 @@ def test_by_hand():
     assert sv.iterations == 1
 
 
+def test_a_gaussian_matrix_takes_three_products():
+    w = torch.randn(300, 200, generator=torch.Generator().manual_seed(0))
+    assert svid(w).iterations == 3
+
+
 def test_zero_matrix():
     sv = svid(-torch.zeros(2, 3))
     assert torch.equal(sv.sign, torch.ones(2, 3))
@@ -212,16 +217,32 @@ def test_without_the_fallback_a_stalled_iteration_is_wrong(monkeypatch):
     assert error_of(w, svid(w)) > smallest_error(w) + 1e-4
 
 
+def test_where_it_stalls_a_smaller_tolerance_takes_more_steps():
+    # A path: σ is 1.9993, 1.9973, 1.9939, ...
+    w = torch.eye(60, dtype=torch.float64) + torch.ones(60, 60).triu(1).tril(1)
+    rough, fine = svid(w), svid(w, tol=1e-13)
+    assert 32 < rough.iterations < fine.iterations
+    assert error_of(w, rough) <= smallest_error(w) + 1e-6
+    assert error_of(w, fine) <= smallest_error(w) + 1e-13
+
+
 @pytest.mark.parametrize(
     ("weight", "error", "says"),
     [
         (torch.ones(2, 2, dtype=torch.int8), TypeError, "weight must be floating point"),
+        (
+            torch.ones(2, 2, dtype=torch.float8_e4m3fn),
+            TypeError,
+            "weight must be floating point of",
+        ),
+        (torch.ones(2, 2, device="meta"), ValueError, "weight must be dense with values"),
+        (torch.ones(2, 2).to_sparse(), ValueError, "weight must be dense with values"),
         (torch.ones(3), ValueError, "weight must be a non-empty matrix"),
         (torch.ones(0, 3), ValueError, "weight must be a non-empty matrix"),
         (torch.tensor([[1.0, float("nan")]]), ValueError, "weight must be finite"),
         (torch.tensor([[1.0, float("-inf")]]), ValueError, "weight must be finite"),
     ],
-    ids=["integers", "vector", "empty", "NaN", "infinity"],
+    ids=["integers", "8 bits", "meta", "sparse", "vector", "empty", "NaN", "infinity"],
 )
 def test_what_is_refused(weight, error, says):
     with pytest.raises(error, match=says):

@@ -313,6 +313,11 @@ def test_a_layer_computes_in_the_type_of_its_input(dtype):
     assert bool(((y.double() - exact).abs() <= bound).all())
 
 
+def test_a_layer_takes_no_other_number_of_columns():
+    with pytest.raises(ValueError, match=r"x must have the shape \[\.\.\., 12\], got \[2, 1\]"):
+        layer(input_scale=torch.ones(12).half())(torch.ones(2, 1))
+
+
 def test_bytes_of_a_layer_are_counted():
     q = layer()
     # 6 rows: 12 codes of 3 bits in 5 bytes, three float16 scales, three zero points in 2 bytes.

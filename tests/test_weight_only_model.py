@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 
 import pytest
 import torch
@@ -17,8 +16,6 @@ from qtools.onebit.modules import is_linear
 from qtools.pruning import gram_matrices, output_error
 from qtools.weight_only import METHODS, WeightOnlyLinear, gptq, load_, quantize_weights, rtn, save
 from qtools.weight_only.stages import stages
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def chargpt(seed: int = 0) -> CharGPT:

@@ -8,8 +8,11 @@ from qtools.explore.mask_lab import MaskLab
 from qtools.explore.number_lines import NumberLines
 from qtools.explore.observer_lab import ObserverLab
 from qtools.explore.rank_lab import RankLab
+from qtools.explore.rank_one import RankOne
 from qtools.explore.sensitivity import Sensitivity
+from qtools.explore.sign_flip import SignFlip
 from qtools.explore.straight_through import StraightThrough
+from qtools.explore.svid_lab import SVIDLab
 from qtools.explore.temperature import Temperature
 
 __all__ = [
@@ -21,7 +24,10 @@ __all__ = [
     "NumberLines",
     "ObserverLab",
     "RankLab",
+    "RankOne",
+    "SVIDLab",
     "Sensitivity",
+    "SignFlip",
     "StraightThrough",
     "Temperature",
 ]

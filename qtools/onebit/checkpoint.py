@@ -15,8 +15,8 @@ from qtools.onebit.layer import GRADIENTS, OneBitLinear, check_eps
 from qtools.onebit.modules import all_names, check_linear, is_linear, parents, replace_, sizes
 from qtools.onebit.packing import PackedOneBitLinear, padding_is_zero, row_bytes
 from qtools.onebit.storage import Report, report
+from qtools.onebit.svid import FLOATS
 
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _LAYERS = (OneBitLinear, PackedOneBitLinear)
 
 
@@ -122,7 +122,8 @@ class _Plan:
         self.layers: dict[str, _Description] = {}
 
     def check(self, header: Header) -> None:
-        """Check that the header is of this model."""
+        """Check that the header is of this model, and that the model can take what it is given."""
+        check_places(self.state)
         described, ties = (header.metadata.get(key) for key in ("layers", "shared"))
         if type(described) is not dict or type(ties) is not dict or not described:
             raise ValueError(f"{self.path} has no list of layers and shared tensors")
@@ -147,12 +148,13 @@ class _Plan:
                 )
         self._check_latent(entries)
         self._check_shared(ties)
+        # Packed layers have biases of their own, shared or not.
+        own = {f"{name}.bias" for name, layer in self.layers.items() if layer.kind == "packed"}
         for name, other in container.shared(self.state):
             if (
-                name in entries
-                and other in entries
+                {name, other} <= entries.keys() - own
                 and ties.get(name, name) != ties.get(other, other)
-            ):
+            ):  # fmt: skip
                 raise self._other(f"{name} and {other} are one tensor in the model alone")
 
     def _layer(self, name: str, value: Any) -> _Description:
@@ -185,19 +187,17 @@ class _Plan:
         for name, value in self.state.items():
             if name.rpartition(".")[0] in self.layers:
                 continue
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
             expected[name] = (value.dtype,), tuple(value.shape)
         for name, layer in self.layers.items():
             rows, columns = layer.out_features, layer.in_features
-            halves = (torch.float16,) if layer.kind == "packed" else _FLOATS
+            halves = (torch.float16,) if layer.kind == "packed" else FLOATS
             if layer.kind == "packed":
                 expected[f"{name}.bits"] = (torch.uint8,), (rows, row_bytes(columns))
             else:
-                expected[f"{name}.weight"] = _FLOATS, (rows, columns)
+                expected[f"{name}.weight"] = FLOATS, (rows, columns)
             expected[f"{name}.g"], expected[f"{name}.h"] = (halves, (columns,)), (halves, (rows,))
             if getattr(self.modules[name], "bias", None) is not None:
-                expected[f"{name}.bias"] = _FLOATS, (rows,)
+                expected[f"{name}.bias"] = FLOATS, (rows,)
         return expected
 
     def _check_latent(self, entries: Mapping[str, Entry]) -> None:
@@ -229,7 +229,12 @@ class _Plan:
     def commit(self, tensors: Mapping[str, Tensor], ties: Mapping[str, str]) -> None:
         """Change the model."""
         owned: dict[str, Tensor] = {}
-        parameters: dict[str, nn.Parameter] = {}
+        # Parameters that stay, by what the file calls them: a bias may be shared with one.
+        parameters = {
+            ties.get(name, name): parameter
+            for name, parameter in self.model.named_parameters(remove_duplicate=False)
+            if name.rpartition(".")[0] not in self.layers
+        }
 
         def take(name: str, device: torch.device) -> Tensor:
             name = ties.get(name, name)
@@ -238,8 +243,10 @@ class _Plan:
             return owned[name]
 
         def parameter(name: str, device: torch.device, trains: bool) -> nn.Parameter:
-            value = take(name, device)
-            return parameters.setdefault(ties.get(name, name), nn.Parameter(value, trains))
+            key = ties.get(name, name)
+            if key not in parameters:
+                parameters[key] = nn.Parameter(take(name, device), trains)
+            return parameters[key]
 
         made: dict[nn.Module, nn.Module] = {}
         for name, layer in self.layers.items():
@@ -271,6 +278,18 @@ class _Plan:
 
     def _other(self, what: str) -> ValueError:
         return ValueError(f"{self.path} is of another network: {what}")
+
+
+def check_places(state: Mapping[str, Any]) -> None:
+    """Refuse a model's state that cannot take values: no tensors, expanded, on the meta device."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        steps = zip(value.stride(), value.shape, strict=True)
+        if value.is_meta or any(step == 0 and size > 1 for step, size in steps):
+            raise ValueError(
+                f"{name} must have a place for each value, it is expanded or on the meta device"
+            )
 
 
 def _describe(layer: nn.Module) -> _Description:

@@ -30,7 +30,7 @@ _NAMES = {dtype: name for name, dtype in TYPES.items()}
 KIND = "onebit"
 _NO_DIGEST = "0" * 64
 _DIGEST_FIELD = '\\"sha256\\":\\"'  # as it stands in the header, JSON inside JSON
-_LARGEST_HEADER = 2**24  # bytes, where no model says what to expect
+_LARGEST_HEADER = 2**24  # bytes: some 100,000 tensors
 
 
 class Entry(NamedTuple):
@@ -58,7 +58,7 @@ class Header(NamedTuple):
 
 def write(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: Path, kind: str = KIND
-) -> Header:
+) -> None:
     """Write a file whole or not at all; the same content gives the same bytes.
 
     The SHA-256 is that of the whole file with 64 zeros in the place of the digest: no bit of it
@@ -67,7 +67,7 @@ def write(
     Raises
     ------
     ValueError
-        If a tensor has the name ``__metadata__``.
+        If a tensor has the name ``__metadata__``, or there are too many for a header of 16 MB.
     TypeError
         If a tensor's type is none of safetensors' that `TYPES` lists, or it is not dense.
     """
@@ -94,6 +94,9 @@ def write(
         start = end
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
+    if len(raw) > _LARGEST_HEADER:
+        raise ValueError(f"tensors must need a header of at most {_LARGEST_HEADER} bytes, "
+                         f"got {len(raw)}")  # fmt: skip
     parts: list[Any] = [
         len(raw).to_bytes(8, "little"),
         raw,
@@ -106,7 +109,6 @@ def write(
         (_DIGEST_FIELD + _NO_DIGEST).encode(), (_DIGEST_FIELD + digest.hexdigest()).encode(), 1
     )
     write_atomic(path, b"".join(parts))
-    return read_header(path, kind=kind)
 
 
 def read_header(path: Path, largest: int = _LARGEST_HEADER, kind: str = KIND) -> Header:

@@ -41,11 +41,16 @@ def sign(w: Tensor) -> Tensor:
 class _StraightSign(torch.autograd.Function):
     """`sign` forward; backward the gradient times ``GRADIENTS[name](w)``."""
 
+    generate_vmap_rule = True  # so torch.func takes it
+
     @staticmethod
-    def forward(ctx: Any, w: Tensor, name: str) -> Tensor:
-        ctx.save_for_backward(w)
-        ctx.name = name
+    def forward(w: Tensor, name: str) -> Tensor:
         return sign(w)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        w, ctx.name = inputs
+        ctx.save_for_backward(w)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -164,8 +169,8 @@ class OneBitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        y = F.linear(x * self.g, straight_through_sign(self.weight, self.gradient)) * self.h
-        return finish(y, self.layer_norm, self.eps, self.bias)
+        signs = straight_through_sign(self.weight, self.gradient)
+        return equation_3(self, x, self.g, signs, self.h)
 
     def reconstruct(self) -> Tensor:
         """``sign(W) ⊙ h gᵀ`` [out, in]: the weight before the LayerNorm as one matrix."""
@@ -175,11 +180,20 @@ class OneBitLinear(nn.Module):
         return describe(self)
 
 
-def finish(y: Tensor, layer_norm: bool, eps: float, bias: Tensor | None) -> Tensor:
-    """``LayerNorm(y) + bias``, or less: what a OneBit layer does after its three products."""
-    if layer_norm:
-        y = F.layer_norm(y, y.shape[-1:], eps=eps)
-    return y if bias is None else y + bias.to(y.dtype)
+def equation_3(layer: Any, x: Tensor, g: Tensor, signs: Tensor, h: Tensor) -> Tensor:
+    """``LayerNorm([(X ⊙ g) Sᵀ] ⊙ h) + bias``, the last two if the layer has them.
+
+    Raises
+    ------
+    ValueError
+        If x does not end in ``in_features``: ``X ⊙ g`` would spread a single column over all.
+    """
+    if x.shape[-1:] != g.shape:
+        raise ValueError(f"x must have the shape [..., {len(g)}], got {list(x.shape)}")
+    y = F.linear(x * g, signs) * h
+    if layer.layer_norm:
+        y = F.layer_norm(y, y.shape[-1:], eps=layer.eps)
+    return y if layer.bias is None else y + layer.bias.to(y.dtype)
 
 
 def check_sizes(in_features: object, out_features: object) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qtools.onebit.layer import OneBitLinear, check_eps, check_sizes, describe, finish
+from qtools.onebit.layer import OneBitLinear, check_eps, check_sizes, describe, equation_3
 from qtools.onebit.modules import all_names, has_hooks, replace_
 
 _WORD = 64  # bits: a row ends where a 64-bit word ends, so that kernels read whole words
@@ -146,8 +146,8 @@ class PackedOneBitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        y = F.linear(x * self.g.to(x.dtype), self.signs(x.dtype)) * self.h.to(x.dtype)
-        return finish(y, self.layer_norm, self.eps, self.bias)
+        g, h = self.g.to(x.dtype), self.h.to(x.dtype)
+        return equation_3(self, x, g, self.signs(x.dtype), h)
 
     def signs(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """``W±1`` [out, in]."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qtools.onebit import container
+from qtools.onebit.packing import row_bytes
 
 
 def bits_per_weight(out_features: int, in_features: int, of_original: bool = False) -> float:
@@ -163,7 +164,11 @@ def layers(path: Path | str) -> dict[str, LayerShape]:
     FileNotFoundError, ValueError
         As `report`.
     """
-    described = container.read_header(Path(path)).metadata.get("layers")
+    return _layers(container.read_header(Path(path)), path)
+
+
+def _layers(header: container.Header, path: Path | str) -> dict[str, LayerShape]:
+    described = header.metadata.get("layers")
     if type(described) is not dict:
         raise ValueError(f"{path} has no list of layers")
     for name, value in described.items():
@@ -171,6 +176,7 @@ def layers(path: Path | str) -> dict[str, LayerShape]:
             type(value) is not list
             or [type(v) for v in value[:3]] != [str, int, int]
             or value[0] not in ("packed", "latent")
+            or min(value[1:3]) < 1
         ):
             raise ValueError(f"{path} describes {name[:80]} in another way than onebit.save")
     return {name: LayerShape(*value[:3]) for name, value in described.items()}
@@ -187,31 +193,27 @@ def report(path: Path | str) -> Report:
         If its header is not one that `save` writes. The checksum is not looked at.
     """
     header = container.read_header(Path(path))
-    described = header.metadata.get("layers")
-    if type(described) is not dict:
-        raise ValueError(f"{path} has no list of layers")
+    described = _layers(header, path)
     bytes_of = dict.fromkeys(("signs", "padding", "vectors", "biases", "latent", "other"), 0)
-    layers = weights = 0
+    packed = weights = 0
     for name, entry in header.entries.items():
         holder, _, leaf = name.rpartition(".")
         size, layer = entry.end - entry.start, described.get(holder)
         if layer is None:
             bytes_of["other"] += size
-        elif type(layer) is not list or len(layer) < 3 or type(layer[1]) is not int:
-            raise ValueError(f"{path} describes {holder[:80]} in another way than onebit.save")
-        elif layer[0] != "packed":
+        elif layer.kind == "latent":
             bytes_of["latent"] += size
-        elif leaf == "bits" and len(entry.shape) == 2:
-            columns = layer[1]
-            signs = entry.shape[0] * -(-columns // 8)
-            if not 0 <= size - signs < 8 * max(entry.shape[0], 1):
-                raise ValueError(f"{path}: {name} must have {columns} columns a row")
-            layers, weights = layers + 1, weights + entry.shape[0] * columns
+        elif leaf == "bits":
+            rows, columns = layer.out_features, layer.in_features
+            if entry.shape != (rows, row_bytes(columns)) or entry.dtype.itemsize != 1:
+                raise ValueError(f"{path}: {name} must have {rows} rows of {columns} columns")
+            signs = rows * -(-columns // 8)
+            packed, weights = packed + 1, weights + rows * columns
             bytes_of["signs"] += signs
             bytes_of["padding"] += size - signs
         else:
             bytes_of["biases" if leaf == "bias" else "vectors"] += size
     return Report(
-        layers, weights, bytes_of["signs"], bytes_of["padding"], bytes_of["vectors"],
+        packed, weights, bytes_of["signs"], bytes_of["padding"], bytes_of["vectors"],
         bytes_of["biases"], bytes_of["latent"], bytes_of["other"], header.bytes,
     )  # fmt: skip

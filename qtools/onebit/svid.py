@@ -10,6 +10,8 @@ from torch import Tensor
 
 from qtools.onebit.perron import Magnitude, leading
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 
 class SVID(NamedTuple):
     """``W ≈ sign ⊙ (a bᵀ)``, with a and b non-negative and of the same Euclidean norm.
@@ -88,9 +90,9 @@ def svid(weight: Tensor, tol: float = 1e-6) -> SVID:
     Raises
     ------
     TypeError
-        If `weight` is not floating point.
+        If `weight` is none of float16, bfloat16, float32 and float64.
     ValueError
-        If `weight` is not a non-empty matrix of finite numbers, or `tol` not positive.
+        If `weight` is not a dense non-empty matrix of finite numbers, or `tol` not positive.
 
     Examples
     --------
@@ -102,8 +104,12 @@ def svid(weight: Tensor, tol: float = 1e-6) -> SVID:
     """
     if not (tol > 0 and math.isfinite(tol)):
         raise ValueError(f"tol must be positive and finite, got {tol}")
-    if not weight.is_floating_point():
-        raise TypeError(f"weight must be floating point, got {weight.dtype}")
+    if weight.dtype not in FLOATS:
+        raise TypeError(f"weight must be floating point of 16 to 64 bits, got {weight.dtype}")
+    if weight.is_meta or weight.layout != torch.strided:
+        raise ValueError(
+            f"weight must be dense with values, got {weight.layout} on {weight.device}"
+        )
     if weight.ndim != 2 or weight.numel() == 0:
         raise ValueError(f"weight must be a non-empty matrix, got shape {list(weight.shape)}")
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from qtools.onebit import container
+from qtools.onebit.checkpoint import check_places
 from qtools.onebit.container import Header
 from qtools.onebit.modules import all_names, check_linear, is_linear, parents, replace_, sizes
+from qtools.onebit.svid import FLOATS
 from qtools.weight_only.layer import WeightOnlyLinear
 from qtools.weight_only.packing import padding_is_zero, row_bytes
 
 KIND = "weight_only"
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class _Description(NamedTuple):
@@ -38,7 +39,7 @@ class _Description(NamedTuple):
             "scale": (half, (rows, self.groups)),
             "zero_point": (byte, (rows, row_bytes(self.groups, self.bits))),
             "input_scale": (half, (self.in_features,)),
-            "bias": (_FLOATS, (rows,)),
+            "bias": (FLOATS, (rows,)),
         }
         return {k: v for k, v in found.items() if getattr(self, k, True)}
 
@@ -138,6 +139,7 @@ class _Plan:
 
     def check(self, header: Header) -> None:
         """Check that the header is of this model."""
+        check_places(self.state)
         described, ties = (header.metadata.get(key) for key in ("layers", "shared"))
         if type(described) is not dict or type(ties) is not dict or not described:
             raise ValueError(f"{self.path} has no list of layers and shared tensors")
@@ -149,8 +151,6 @@ class _Plan:
         for name, value in self.state.items():
             if name.rpartition(".")[0] in self.layers:
                 continue
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
             self.rest[name] = value
             expected[name] = (value.dtype,), tuple(value.shape)
         for name, layer in self.layers.items():

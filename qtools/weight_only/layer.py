@@ -95,7 +95,17 @@ class WeightOnlyLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] to [..., out]."""
+        """[..., in] to [..., out].
+
+        Raises
+        ------
+        ValueError
+            If x does not end in ``in_features``: t would spread a single column over all.
+        """
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(
+                f"x must have the shape [..., {self.in_features}], got {list(x.shape)}"
+            )
         weight = self.unpacked().levels().to(x.dtype)
         if self.input_scale is not None:
             x = x * self.input_scale.to(x.dtype)

@@ -26,8 +26,11 @@ from qtools.explore import (
     NumberLines,
     ObserverLab,
     RankLab,
+    RankOne,
     Sensitivity,
+    SignFlip,
     StraightThrough,
+    SVIDLab,
     Temperature,
 )
 from qtools.explore._base import escape_script
@@ -42,8 +45,11 @@ EVERY: tuple[type[Explorable], ...] = (
     MaskLab,
     ObserverLab,
     RankLab,
+    RankOne,
     Sensitivity,
+    SignFlip,
     StraightThrough,
+    SVIDLab,
     Temperature,
 )
 SCHEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
@@ -89,7 +95,10 @@ def moved(kind: type[Explorable]) -> tuple[str, int, float]:
     controls: dict[type[Explorable], tuple[str, int, float]] = {
         MaskLab: ("sparsity", 4, 5),
         RankLab: ("rank", 4, 5),
+        RankOne: ("b1", 1, 1.1),
+        SVIDLab: ("rows", 0.4, 0.5),
         Sensitivity: ("conv1", 3, 4),
+        SignFlip: ("step", 9, 10),
         Temperature: ("temperature", 4, 4.36),
     }
     return controls.get(kind, ("bits", 4, 5))
