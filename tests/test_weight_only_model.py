@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
-from qtools import cli, evaluation, text, weight_only
-from qtools.models import CharGPT
 from qtools.onebit.modules import is_linear
 from qtools.pruning import gram_matrices, output_error
-from qtools.weight_only import METHODS, WeightOnlyLinear, gptq, load_, quantize_weights, rtn, save
+from qtools.weight_only import METHODS, gptq, load_, quantize_weights, rtn, save
 from qtools.weight_only.stages import stages
+from tests.weight_only_networks import BATCHES, chargpt, out
 
-
-def chargpt(seed: int = 0) -> CharGPT:
-    torch.manual_seed(seed)
-    model = CharGPT("abcdefghij", width=24, layers=2, heads=4, context=16).eval()
-    for p in model.parameters():
-        p.data.mul_(3)
-    return model
-
-
-BATCHES = [torch.randint(10, (4, 16), generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
 BLOCK = (["query", "key", "value"], ["out"], ["up"], ["down"])
-
-
-def out(model: nn.Module, batch: Tensor = BATCHES[0]) -> Tensor:
-    with torch.no_grad():
-        return model(batch).logits
 
 
 def test_layers_that_read_one_input_share_a_stage():
@@ -162,80 +144,6 @@ def test_models_of_transformers(make, layers, tmp_path):
     assert torch.equal(out(fresh, ids), out(small, ids))
 
 
-@pytest.mark.parametrize(
-    ("method", "bits"), [("rtn", 1), ("rtn", 8), ("gptq", 2), ("gptq", 3), ("awq", 3), ("awq", 4)]
-)
-def test_saved_and_loaded_it_is_the_same(method, bits, tmp_path):
-    model, path = chargpt().half(), tmp_path / "model.safetensors"
-    quantize_weights(model, method, bits, 12, calibration=[b[:1] for b in BATCHES[:1]])
-    size = save(model, path)
-    content = path.read_bytes()
-    assert size == len(content)
-    data = sum(t.nbytes for t in model.state_dict().values())
-    assert size == data + 8 + int.from_bytes(content[:8], "little")
-    fresh = chargpt(1).half()
-    load_(fresh, path)
-    ours, theirs = model.state_dict(), fresh.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    load_(fresh, path)  # also onto a model that is quantized already
-    x = model.float(), fresh.float()
-    assert torch.equal(out(x[0]), out(x[1]))
-    save(model.half(), tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == content
-
-
-def test_a_damaged_file_or_another_network_changes_nothing(tmp_path):
-    model, path = chargpt(), tmp_path / "file"
-    quantize_weights(model, "rtn", 3)
-    save(model, path)
-    content = path.read_bytes()
-    fresh = chargpt(1)
-    before = out(fresh)
-    length = 8 + int.from_bytes(content[:8], "little")
-    for place in [3, 20, length // 2, length + 5, len(content) - 1]:
-        path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
-        with pytest.raises(ValueError, match="file"):
-            load_(fresh, path)
-    path.write_bytes(content[:-1])
-    with pytest.raises(ValueError, match=r"not a whole file from weight_only\.save"):
-        load_(fresh, path)
-    path.write_bytes(content)
-    others = [
-        (CharGPT("abcdefghij", width=24, layers=1, heads=4, context=16), "no linear layer 'blocks"),
-        (CharGPT("abcdefghij", width=48, layers=2, heads=4, context=16), "must map 48 to 48"),
-        (CharGPT("abcdefgh", width=24, layers=2, heads=4, context=16), "embedding.weight must be"),
-        (chargpt().half(), "embedding.weight must be"),
-    ]
-    for other, named in others:
-        with pytest.raises(ValueError, match=named):
-            load_(other, path)
-    with pytest.raises(FileNotFoundError):
-        load_(fresh, tmp_path / "nothing")
-    assert torch.equal(out(fresh), before)
-    with pytest.raises(ValueError, match="must have WeightOnlyLinear layers"):
-        save(fresh, path)
-
-
-def test_shared_layers_stay_shared(tmp_path):
-    torch.manual_seed(0)
-    twice = nn.Linear(8, 8)
-    model = nn.Sequential(twice, nn.ReLU(), twice, nn.Linear(8, 2))
-    report = quantize_weights(model, "gptq", 4, calibration=[torch.randn(20, 8)])
-    assert model[0] is model[2]
-    assert [layer.names for layer in report.layers] == [("0", "2"), ("3",)]
-    save(model, tmp_path / "file")
-    again = nn.Linear(8, 8)
-    fresh = nn.Sequential(again, nn.ReLU(), again, nn.Linear(8, 2))
-    load_(fresh, tmp_path / "file")
-    assert fresh[0] is fresh[2]
-    x = torch.randn(3, 8)
-    assert torch.equal(fresh(x), model(x))
-    apart = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2))
-    load_(apart, tmp_path / "file")
-    assert torch.equal(apart(x), model(x))
-
-
 class Unused(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -297,87 +205,3 @@ def test_a_weight_tied_to_what_stays_is_refused():
     model.used.weight = model.embed.weight
     with pytest.raises(ValueError, match="used shares its weight with embed"):
         quantize_weights(model, "rtn", 4)
-
-
-# qtools evaluate
-
-
-@pytest.fixture
-def short(monkeypatch):
-    """A short text of ten letters, and a small teacher."""
-    letters = "".join("abcdefghij"[i * i % 7] for i in range(1600))
-    monkeypatch.setattr(text, "moby_dick", lambda: letters)
-    monkeypatch.setattr(evaluation, "NAMES", {"chargpt-teacher": chargpt})
-    return letters
-
-
-def evaluate(*arguments: str):
-    return CliRunner().invoke(cli.app, ["evaluate", *arguments])
-
-
-def test_evaluate_prints_one_json_object(short, tmp_path):
-    model = chargpt()
-    result = evaluate("chargpt-teacher", "--json")
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.output)
-    nats, top1 = text.foretell(model, model.encode(short[-160:]), 16)
-    size = len(copy.deepcopy(model).half().save())
-    assert found == {
-        "nats_per_char": nats, "perplexity": text.perplexity(nats), "top1": top1,
-        "bytes": size, "bits_per_weight": 16.0,
-    }  # fmt: skip
-    (tmp_path / "model").write_bytes(model.save())
-    assert evaluate(str(tmp_path / "model"), "--json").output == result.output
-    lines = evaluate("chargpt-teacher").output.splitlines()
-    assert [line.partition(":")[0] for line in lines] == list(found)
-
-
-@pytest.mark.parametrize("method", ["rtn", "gptq"])
-def test_evaluate_quantizes_first(short, tmp_path, method):
-    result = evaluate(
-        "chargpt-teacher", "--weights", method, "--bits", "3", "--group-size", "12", "--json"
-    )
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    model = chargpt()
-    report = quantize_weights(
-        model, method, 3, 12, calibration=evaluation.calibration(model) if method != "rtn" else None
-    )
-    assert found["bits_per_weight"] == report.bits_per_weight
-    assert found["nats_per_char"] == evaluation.evaluate(model).nats_per_char
-    assert found["bytes"] == save(copy.deepcopy(model).half(), tmp_path / "file")
-    # The file, with what was not quantized in float16, is a model to evaluate as well.
-    stored = json.loads(evaluate(str(tmp_path / "file"), "--json").stdout)
-    assert stored.pop("nats_per_char") == pytest.approx(found["nats_per_char"], abs=1e-3)
-    assert stored["bytes"] == found["bytes"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["chargpt"], "model must be chargpt-teacher or a file, got 'chargpt'"),
-        (["{tmp}"], "or a file"),
-        (["{tmp}/text"], "is no file of a CharGPT"),
-        (["chargpt-teacher", "--weights", "rtn"], "--weights and --bits go together"),
-        (["chargpt-teacher", "--bits", "4"], "--weights and --bits go together"),
-        (["chargpt-teacher", "--group-size", "4"], "--group-size with them"),
-        (["chargpt-teacher", "--weights", "nf4", "--bits", "4"], "method must be one of rtn"),
-        (["chargpt-teacher", "--weights", "rtn", "--bits", "9"], "from 1 to 8, got 9"),
-    ],
-)
-def test_evaluate_refuses(short, tmp_path, arguments, says):
-    (tmp_path / "text").write_text("Call me Ishmael.")
-    result = evaluate(*(a.replace("{tmp}", str(tmp_path)) for a in arguments))
-    assert result.exit_code == 2
-    assert says in result.output
-    assert "Traceback" not in result.output
-
-
-def test_chance_of_the_calibration_is_the_seeds(short):
-    model = chargpt()
-    first, again, other = (torch.cat(evaluation.calibration(model, seed, 20)) for seed in (0, 0, 1))
-    assert first.shape == (20, 16)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert weight_only.KIND == "weight_only"
-    assert not any(isinstance(m, WeightOnlyLinear) for m in model.modules())

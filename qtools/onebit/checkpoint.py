@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from qtools.onebit import container
 from qtools.onebit.container import Entry, Header
 from qtools.onebit.layer import GRADIENTS, OneBitLinear, check_eps
-from qtools.onebit.modules import all_names, check_linear, is_linear, parents, replace_, sizes
+from qtools.onebit.modules import (
+    all_names,
+    check_linear,
+    check_places,
+    is_linear,
+    parents,
+    replace_,
+    sizes,
+)
 from qtools.onebit.packing import PackedOneBitLinear, padding_is_zero, row_bytes
 from qtools.onebit.storage import Report, report
 from qtools.onebit.svid import FLOATS
@@ -278,18 +286,6 @@ class _Plan:
 
     def _other(self, what: str) -> ValueError:
         return ValueError(f"{self.path} is of another network: {what}")
-
-
-def check_places(state: Mapping[str, Any]) -> None:
-    """Refuse a model's state that cannot take values: no tensors, expanded, on the meta device."""
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-        steps = zip(value.stride(), value.shape, strict=True)
-        if value.is_meta or any(step == 0 and size > 1 for step, size in steps):
-            raise ValueError(
-                f"{name} must have a place for each value, it is expanded or on the meta device"
-            )
 
 
 def _describe(layer: nn.Module) -> _Description:

@@ -10,9 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from qtools.onebit import container
-from qtools.onebit.checkpoint import check_places
 from qtools.onebit.container import Header
-from qtools.onebit.modules import all_names, check_linear, is_linear, parents, replace_, sizes
+from qtools.onebit.modules import (
+    all_names,
+    check_linear,
+    check_places,
+    is_linear,
+    parents,
+    replace_,
+    sizes,
+)
 from qtools.onebit.svid import FLOATS
 from qtools.weight_only.layer import WeightOnlyLinear
 from qtools.weight_only.packing import padding_is_zero, row_bytes
