@@ -146,8 +146,8 @@ def quantize_weights(
     symmetric : bool
         No zero points. With 1 bit there are none in any case.
     calibration : iterable, optional
-        Batches for the model: tensors, or mappings of its arguments. All are held in a list. Every
-        token counts, also one of padding.
+        Batches for the model, on its device: tensors, or mappings of its arguments. All are held
+        in a list. Every token counts, also one of padding.
     skip : sequence of str, optional
         Names, or whole parts of names, of modules to leave as they are; without it ``lm_head``
         where there is one. See `qtools.onebit.convert_`.
