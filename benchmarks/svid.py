@@ -1,6 +1,6 @@
 """`onebit.svid` beside other ways to the best rank 1 of |W|: time and squared error.
 
-    python -m benchmarks.svid [--write] [--small]
+    python -m benchmarks.svid [--write]
 
 A Gaussian weight [4096, 11008] in float32, the size of an MLP's matrix in LLaMA 7B, and one whose
 rows and columns differ in scale. One thread. All but the full SVD take turns, so that a busy
@@ -14,7 +14,6 @@ Limits: 50 times faster than `torch.linalg.svd`, 10 times than NMF, no slower th
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import torch
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
+from benchmarks._runs import wants_to_write
 from qtools.onebit import svid
 from qtools.results import code_state, write_record
 
@@ -33,7 +33,7 @@ try:
 except ImportError:
     NMF = None
 
-SHAPE, SMALL = (4096, 11008), (512, 1376)
+SHAPE = 4096, 11008
 REPEATS = 5
 LIMITS = {"torch.linalg.svd": 50.0, "sklearn NMF": 10.0, "torch.svd_lowrank": 1.0, "svds": 1.0}
 RESULT = Path(__file__).parent.parent / "results" / "benchmark_svid.json"
@@ -154,24 +154,20 @@ def missed(rows: list[Row]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
-    parser.add_argument("--small", action="store_true", help=f"{SMALL} instead: seconds")
-    arguments = parser.parse_args()
+    write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     code, start, rows = code_state(), time.perf_counter(), list[Row]()
-    shape = SMALL if arguments.small else SHAPE
     print(
         f"{'weight':25}{'method':20}{'':3}{'median s':>10}{'min s':>10}{'ratio':>9}{'error²':>13}"
     )
-    for name, w in weights(shape).items():
+    for name, w in weights(SHAPE).items():
         found = measure(name, w)
         print(*found, sep="\n", flush=True)
         rows += found
     print("\n".join(missed(rows)) or "all limits hold, of methods that took part")
     if NMF is None:
         print("scikit-learn is not installed: its NMF was not timed")
-    if arguments.write:
+    if write:
         details: dict[str, Any] = {"rows": [row._asdict() for row in rows], "limits": LIMITS}
         write_record(
             RESULT,
@@ -180,7 +176,7 @@ def main() -> None:
             command="python -m benchmarks.svid --write",
             seconds=round(time.perf_counter() - start, 1),
             code=code,
-            shape=shape,
+            shape=SHAPE,
             missed=missed(rows),
             **details,
         )

@@ -177,6 +177,18 @@ def test_vectors_stay_float16_wherever_the_layer_goes():
     assert copy.deepcopy(packed).to("meta").g.is_meta
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_packed_layer_has_no_memory_in_common_with_its_source(dtype):
+    layer, x = layer_of(9, 4, dtype), torch.randn(3, 9, dtype=dtype)
+    packed = PackedOneBitLinear.from_layer(layer)
+    assert packed.bias.dtype == dtype
+    before = packed(x)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(-7)
+    assert torch.equal(packed(x), before)
+
+
 def test_packed_input_gets_a_gradient():
     layer = layer_of(9, 4, torch.float64, layer_norm=False)
     with torch.no_grad():
@@ -196,6 +208,10 @@ def test_pack_names_what_it_packs_and_changes_nothing_on_error():
     with torch.no_grad():
         model[2].h.fill_(70000.0)
     with pytest.raises(ValueError, match="2: h must be finite and at most 65504"):
+        pack_(model)
+    with torch.no_grad():
+        model[2].h.fill_(float("nan"))
+    with pytest.raises(ValueError, match="2: h must be finite"):
         pack_(model)
     with torch.no_grad():
         model[2].h.fill_(1.0)
@@ -246,10 +262,16 @@ def test_the_papers_bits_per_weight():
 
 
 @pytest.mark.parametrize(
-    ("size", "float16", "onebit"),
-    [("7B", 13.5, 1.3), ("13B", 26.0, 2.2), ("30B", 65.1, 4.9), ("65B", 130.6, 9.2)],
+    ("size", "parameters", "float16", "onebit"),
+    [
+        ("7B", 6_738_415_616, 13.5, 1.3),
+        ("13B", 13_015_864_320, 26.0, 2.2),
+        ("30B", 32_528_943_616, 65.1, 4.9),
+        ("65B", 65_285_660_672, 130.6, 9.2),
+    ],
 )
-def test_the_papers_sizes(size, float16, onebit):
+def test_the_papers_sizes(size, parameters, float16, onebit):
     shapes = LLAMA[size]
+    assert shapes.float16_bytes == 2 * parameters  # of the released weights, to the last one
     assert round(shapes.float16_bytes / 1e9, 1) == float16
     assert round(shapes.onebit_bytes / 1e9, 1) == onebit

@@ -86,7 +86,7 @@ def error_of(w: Tensor, sv: SVID) -> float:
 
 
 def nmf(m: Tensor, steps: int = 500) -> tuple[Tensor, Tensor]:
-    """Rank 1 by the multiplicative updates of Lee and Seung (2001), theorem 1."""
+    """Rank 1 by the multiplicative updates of Lee and Seung (2001)."""
     a, b = m.new_ones(len(m)), m.new_ones(m.shape[1])
     tiny = torch.finfo(m.dtype).tiny
     for _ in range(steps):

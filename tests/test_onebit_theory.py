@@ -115,7 +115,7 @@ def recheck(w: Tensor, found: theory.Certified) -> None:
     assert seen == Counter((i, j) for i, row in enumerate(entries) for j, x in enumerate(row) if x)
 
 
-def test_lemma_1_and_proposition_2_are_proved(capsys):
+def test_lemma_1_and_proposition_2_are_proved(record_property):
     verdicts = Counter()
     for kind in KINDS:
         generator = torch.Generator().manual_seed(KINDS.index(kind))
@@ -130,10 +130,8 @@ def test_lemma_1_and_proposition_2_are_proved(capsys):
                 assert found.verdict == "holds"
                 assert all(isinstance(part.proof, theory.Signs) for part in found.parts)
     holds = sum(count for (_, verdict), count in verdicts.items() if verdict == "holds")
-    with capsys.disabled():
-        print(
-            f"\ncertified: {holds} of {verdicts.total()} matrices ({holds / verdicts.total():.2%})"
-        )
+    share = f"{holds} of {verdicts.total()} matrices ({holds / verdicts.total():.2%})"
+    record_property("lemma 1 and proposition 2 certified", share)  # conftest.py prints it
     assert not [kind for kind, verdict in verdicts if verdict == "fails"]
     assert {kind for kind, verdict in verdicts if verdict == "not certified"} <= {"mixed"}, verdicts
     assert holds >= 0.99 * verdicts.total()
@@ -161,6 +159,8 @@ def test_equality_broken_by_a_faint_entry_is_not_called_true():
     w[1, 1] = -5e-324
     assert theory.certify_lemma_1(w).verdict == "not certified"
     assert theory.certify_proposition_2(w).verdict == "not certified"
+    more = torch.block_diag(w, torch.tensor([[5.0]], dtype=torch.float64))
+    assert theory.certify_lemma_1(more).verdict == "not certified"  # not though the rest is proved
     w[1, 1] = 5e-324
     assert theory.certify_lemma_1(w).verdict == "holds"
 
@@ -174,9 +174,26 @@ def test_blocks_are_proved_one_by_one():
 
 
 def test_two_blocks_with_a_gap_give_a_gap():
-    w = torch.block_diag(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), torch.randn(3, 3))
-    found = theory.certify_lemma_1(w)
-    assert 0 < found.gap <= Fraction(4)
+    w = torch.tensor([[1.0, 1.0], [1.0, -1.0]])  # σ₁² is 2, and 4 for |W|
+    for blocks in ((w, 10 * w), (10 * w, w)):
+        assert 80 < theory.certify_lemma_1(torch.block_diag(*blocks)).gap <= 200
+
+
+def test_equal_norms_are_never_called_the_opposite():
+    # σ₁ = 5 k for both; one has a singular vector that floats hold exactly, the other not.
+    a, b = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.5, 1.5], [1.5, 4.5]])
+    for k in (1.0, 2.0, 3.0, 7.0):
+        for pair in ((a, b), (b, a), (a, a), (b, b)):
+            assert theory.certify_order(*(k * w for w in pair)).verdict != "fails"
+
+
+def test_proposition_1_is_an_equality_for_the_identity():
+    # Its spectral norm is 1, so ‖X Eᵀ‖ = ‖X‖₂ ‖E‖; its Frobenius norm would leave a gap.
+    torch.manual_seed(0)
+    w = torch.randn(6, 9, dtype=torch.float64)
+    sv = svid(w)
+    check = theory.proposition_1(torch.eye(9, dtype=torch.float64), w, sv.a, sv.b)
+    assert abs(check.gap) <= check.error
 
 
 # ---- false variants
@@ -193,6 +210,8 @@ def test_swapping_w_and_its_magnitudes_is_refuted(seed, m, n):
     if theory.lemma_1(w).gap > 1e-9:
         assert strict.verdict == "holds"
         assert strict.gap == swapped.gap > 0
+        low, high = (torch.linalg.matrix_norm(x, 2).item() for x in (w, w.abs()))
+        assert float(strict.gap) == pytest.approx((high**2 - low**2) / 2, rel=0.2)
 
 
 def test_proposition_2_is_false_for_rank_2():
@@ -245,6 +264,27 @@ def test_proposition_1_holds_exactly(seed, k, m, n):
         x, exact_case, torch.arange(m) + 1.0, (torch.arange(n) - 2.0).abs()
     )
     assert (whole.verdict, whole.gap) == ("holds", 0)
+
+
+def test_proposition_1_is_proved_where_its_bound_is_met():
+    # One row of input, and E = W with every row along it: ‖X Eᵀ‖ = ‖X‖₂ ‖E‖, no digit to spare.
+    x = torch.tensor([[3.0, -1.0, 0.0, 7.0, 0.5]])
+    w = torch.outer(torch.tensor([1.0, -2.0, 0.25]), x[0])
+    found = theory.certify_proposition_1(x, w, torch.zeros(3), torch.ones(5))
+    assert (found.verdict, found.gap) == ("holds", 0)
+
+
+def test_proposition_1_has_the_signs_of_svid():
+    seen = []
+
+    def spy(x, sign, g, h):
+        seen.extend(sign)
+        return layer(x, sign, g, h)
+
+    w = torch.tensor([[0.0, -1.0, -0.0], [2.0, 0.0, -3.0]])
+    sv = svid(w)
+    theory.certify_proposition_1(torch.randn(2, 3), w, sv.a, sv.b, spy)
+    assert seen == sv.sign.tolist()
 
 
 @pytest.mark.parametrize("wrong", [swapped_vectors, g_on_rows_of_x, without_h])
@@ -402,6 +442,14 @@ def _laplace(a: list[list[int]]) -> int:
         (-1) ** j * x * _laplace([row[:j] + row[j + 1 :] for row in a[1:]])
         for j, x in enumerate(a[0])
     )
+
+
+def test_a_bound_of_the_norm_is_decided_to_the_last_digit():
+    w = [[1, 1], [1, -1]]  # σ₁² = 2
+    assert exact.norm_at_most(w, Fraction(2))
+    assert exact.norm_at_most(w, Fraction(201, 100))
+    assert not exact.norm_at_most(w, Fraction(199, 100))
+    assert not exact.norm_at_most(w, 2 - Fraction(1, 10**50))
 
 
 @given(seeds, sizes, sizes)

@@ -91,7 +91,7 @@ def certify_order(small: Tensor, large: Tensor) -> Certified:
 
 
 def certify_lemma_1(weight: Tensor) -> Certified:
-    """``σ₁(W) ≤ σ₁(|W|)`` (Xu et al. 2024, lemma 1, in appendix A.1).
+    """``σ₁(W) ≤ σ₁(|W|)`` (Xu et al. 2024, lemma 1).
 
     Blocks of W that share no row or column are taken one by one: if it holds for each, it holds
     for the largest. A block has signs with ``W = D₁ |W| D₂``, and then the two are equal, or it is

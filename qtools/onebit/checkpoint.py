@@ -178,7 +178,6 @@ class _Plan:
         if (
             layer.kind not in ("packed", "latent")
             or type(layer.layer_norm) is not bool
-            or type(layer.gradient) not in (str, type(None))
             or layer.gradient not in gradients
         ):
             raise ValueError(f"{self.path} describes {name} in another way than onebit.save")

@@ -171,7 +171,7 @@ def read(
     blank = header.raw.replace(field, (_DIGEST_FIELD + _NO_DIGEST).encode(), 1)
     actual = hashlib.sha256(len(blank).to_bytes(8, "little") + blank)
     actual.update(data)
-    if header.raw.count(field) != 1 or actual.hexdigest() != digest:
+    if actual.hexdigest() != digest:
         raise ValueError(f"{path} is damaged or was edited: its checksum does not fit its content")
     return header, {name: _tensor(data, entry) for name, entry in header.entries.items()}
 
@@ -266,7 +266,7 @@ def _short(value: object) -> str:
 
 
 def _bytes(tensor: Tensor) -> Any:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = tensor.detach().cpu().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from qtools.onebit.layer import OneBitLinear, check_eps, check_gradient, sign
@@ -86,9 +85,9 @@ def convert_(
 ) -> Conversion:
     """Replace, in place, every linear layer by a `OneBitLinear` that starts from its SVID.
 
-    ``W ≈ W_sign ⊙ (a bᵀ)`` gives ``g = b`` and ``h = a`` (Xu et al. 2024, eqs. 4-5 and section
-    3.3); type, device, mode, ``requires_grad`` and bias carry over. The signs come from the
-    trained weights in either start of the latent weights:
+    ``W ≈ W_sign ⊙ (a bᵀ)`` gives ``g = b`` and ``h = a`` (Xu et al. 2024, eqs. 4-5); type,
+    device, mode, ``requires_grad`` and bias carry over. The signs come from the trained weights in
+    either start of the latent weights:
 
     | start | latent W | source |
     |---|---|---|
@@ -218,8 +217,9 @@ def _from_linear(
     if id(weight) not in latent:
         latent[id(weight)] = _start(weight, matrix, start)
     new.weight = latent[id(weight)]
-    new.g = _parameter(sv.b, "g", weight)
-    new.h = _parameter(sv.a, "h", weight)
+    # Square roots of magnitudes, about: they fit the type that the weights fit.
+    new.g = nn.Parameter(sv.b.to(weight.dtype), weight.requires_grad)
+    new.h = nn.Parameter(sv.a.to(weight.dtype), weight.requires_grad)
     if bias is not None:
         assert isinstance(bias, nn.Parameter)
         new.bias = bias  # the very parameter: a shared one stays shared
@@ -232,11 +232,3 @@ def _start(weight: nn.Parameter, matrix: Tensor, start: str) -> nn.Parameter:
         same = matrix.shape == weight.shape and matrix.data_ptr() == weight.data_ptr()
         return weight if same else nn.Parameter(matrix, weight.requires_grad)
     return nn.Parameter(RELEASED_START * sign(matrix), weight.requires_grad)
-
-
-def _parameter(vector: Tensor, name: str, weight: nn.Parameter) -> nn.Parameter:
-    """`vector` in the type of the weight, or a refusal where that cannot hold it."""
-    value = vector.to(dtype=weight.dtype, device=weight.device)
-    if not torch.isfinite(value).all():
-        raise ValueError(f"{name} must fit {weight.dtype}, got {vector.abs().max():.6g}")
-    return nn.Parameter(value, weight.requires_grad)

@@ -125,7 +125,7 @@ def ritz_vector(magnitude: Magnitude, start: Tensor, tolerance: float) -> tuple[
     """The best v in ``span{v, Gv, G²v, ...}``, ``G = MᵀM``, by Lanczos' method.
 
     Each new vector is made orthogonal to all before it, twice: the plain three-term recurrence
-    loses that where σ₁ is found first (Golub and Van Loan 2013, section 10.3).
+    loses that where σ₁ is found first (Golub and Van Loan 2013, chapter 10).
 
     Parameters
     ----------

@@ -12,9 +12,9 @@ from qtools.onebit.packing import row_bytes
 def bits_per_weight(out_features: int, in_features: int, of_original: bool = False) -> float:
     """``(m n + 16 (m + n)) / (m n + m + n)``, or by ``m n`` alone: one bit a sign, 16 for g and h.
 
-    The paper divides by all numbers stored, g and h among them (Xu et al. 2024, section 3.2, for
-    4096 × 4096: 1.0073). By the weights that there were before, which is what a ratio of sizes
-    needs, it is a little more (1.0078). Padding of rows is not in it; `report` has it.
+    The paper divides by all numbers stored, g and h among them (Xu et al. 2024, for 4096 × 4096:
+    1.0073). By the weights that there were before, which is what a ratio of sizes needs, it is a
+    little more (1.0078). Padding of rows is not in it; `report` has it.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ def svid(weight: Tensor, tol: float = 1e-6) -> SVID:
     """``W ≈ W_sign ⊙ (a bᵀ)`` where ``a bᵀ = σ₁ u₁ v₁ᵀ`` is the best rank 1 of M = |W|.
 
     Signs are free: ``|W − W_sign ⊙ (a bᵀ)| = ||W| − a bᵀ|`` entry by entry, so the magnitudes
-    are all that is approximated (Xu et al. 2024, equation 4 and section 3.2). Nothing negative is
+    are all that is approximated (Xu et al. 2024, equation 4). Nothing negative is
     in M, so u₁ and v₁ can be taken non-negative (Perron and Frobenius), and rank-1 NMF has the
     same optimum.
 
