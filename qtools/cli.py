@@ -1,5 +1,6 @@
-"""The command line: ``qtools data``, ``train``, ``distill``, ``pack``, ``generate``, ``report``."""
+"""The command line: ``qtools data``, ``train``, ``distill``, ``pack``, ``evaluate`` and more."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,8 +13,7 @@ import typer
 
 import qtools
 from qtools import data as sets
-from qtools import models, onebit, recipes
-from qtools.distillation import language
+from qtools import evaluation, models, onebit, recipes, weight_only
 from qtools.distillation.nonfinite import NonFiniteError
 from qtools.distillation.recipe import Recipe
 from qtools.onebit import storage
@@ -174,22 +174,31 @@ def distill(
             typer.echo(f"wrote {recipe.out / 'student.safetensors'} and {recipe.out / 'run.json'}")
 
 
+Model = Annotated[
+    str, typer.Argument(help=f"{', '.join(evaluation.NAMES)}, or a file of a CharGPT.")
+]
+
+
 @app.command()
 def pack(
     config: Annotated[Path, typer.Option(help="TOML file of a distillation that has ended.")],
 ) -> None:
-    """Write the student of a distillation with its signs as bits: packed.safetensors beside it."""
+    """Write the student of a distillation, signs as bits, all else in float16: packed.safetensors.
+
+    It stands beside the student's own file.
+    """
     with _plain_errors():
         recipe = Recipe.read(config)
         path = recipe.out / "packed.safetensors"
         student = recipe.student()
         onebit.pack_(student)
+        student.half()
         typer.echo(f"{onebit.save(student, path)}\nwrote {path}")
 
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Argument(help=f"{language.NAMES}, or a packed CharGPT's file.")],
+    model: Model,
     prompt: Annotated[str, typer.Option(help="What it continues.")] = "Call me Ishmael",
     length: Annotated[int, typer.Option(min=1, help="Characters to write.")] = 400,
     temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest.")] = 0.8,
@@ -197,7 +206,7 @@ def generate(
 ) -> None:
     """Let a CharGPT write on."""
     with _plain_errors():
-        network = language.chargpt(model)
+        network = evaluation.load(model)
         tokens = network.encode(prompt)[None]
         chance = torch.Generator().manual_seed(seed)
         typer.echo(network.decode(network.generate(tokens, length, temperature, chance)[0]))
@@ -214,6 +223,35 @@ def report(
     for name, layer in shapes.items():
         typer.echo(f"{name:<{width}}  {layer.in_features} to {layer.out_features}, {layer.kind}")
     typer.echo(str(total))
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    weights: Annotated[
+        str | None,
+        typer.Option(help=f"Quantize its weights first: {', '.join(weight_only.METHODS)}."),
+    ] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits of a weight, 1 to 8.")] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="Columns that share a scale; without it a row does.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Foretell the held-out tenth of Moby Dick, character by character."""
+    with _plain_errors():
+        if (weights is None) != (bits is None) or (weights is None and group_size is not None):
+            raise ValueError("--weights and --bits go together, and --group-size with them")
+        network = evaluation.load(model)
+        if weights is not None and bits is not None:
+            batches = None if weights == "rtn" else evaluation.calibration(network)
+            weight_only.quantize_weights(network, weights, bits, group_size, calibration=batches)
+        found = evaluation.evaluate(network)._asdict()
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        for name, value in found.items():
+            typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
 
 
 if __name__ == "__main__":

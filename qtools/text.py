@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,12 +54,27 @@ class Windows:
         return {"input_ids": self.tokens[places], "labels": self.tokens[places + 1]}
 
 
+class Foretold(NamedTuple):
+    """How well a text is foretold.
+
+    Attributes
+    ----------
+    nats : float
+        ``-(1/n) Σ_i log p(x_i | at least context/2 characters before it)``.
+    top1 : float
+        Share of characters that had the largest p.
+    """
+
+    nats: float
+    top1: float
+
+
 @torch.no_grad()
-def nats_per_character(model: nn.Module, tokens: Tensor, context: int, batch: int = 32) -> float:
-    """``-(1/n) Σ_i log p(x_i | at least context/2 characters before it)``, e^ is the perplexity.
+def foretell(model: nn.Module, tokens: Tensor, context: int, batch: int = 32) -> Foretold:
+    """Foretell every character of a text but the first, from those before it.
 
     Windows overlap by half, and only the later half of each counts (of the first window all), so
-    that every character but the first is foretold once, with enough to go by.
+    that every character is foretold once, with enough to go by.
 
     Parameters
     ----------
@@ -83,16 +99,24 @@ def nats_per_character(model: nn.Module, tokens: Tensor, context: int, batch: in
     starts = torch.tensor(sorted({*range(0, n - context, half), n - context}))
     training = model.training
     model.eval()
-    total, done = 0.0, 0
+    total, right, done = 0.0, 0, 0
     for part in starts.split(batch):
         x = tokens[part[:, None] + torch.arange(context)]
         y = tokens[part[:, None] + torch.arange(1, context + 1)]
-        loss = F.cross_entropy(model(x).logits.transpose(1, 2), y, reduction="none").double()
-        for begin, row in zip(part.tolist(), loss, strict=True):
+        logits = model(x).logits
+        loss = F.cross_entropy(logits.transpose(1, 2), y, reduction="none").double()
+        hit = logits.argmax(-1) == y
+        for begin, row, hits in zip(part.tolist(), loss, hit, strict=True):
             total += row[done - begin :].sum().item()
+            right += int(hits[done - begin :].sum())
             done = begin + context
     model.train(training)
-    return total / n
+    return Foretold(total / n, right / n)
+
+
+def nats_per_character(model: nn.Module, tokens: Tensor, context: int, batch: int = 32) -> float:
+    """Nats of `foretell`; e to the power of them is the perplexity."""
+    return foretell(model, tokens, context, batch).nats
 
 
 def perplexity(nats: float) -> float:

@@ -44,7 +44,7 @@ def test_runs_as_a_module():
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("data",), ("train",), ("train", "smallcnn"), ("distill",)]
+    "command", [(), ("data",), ("train",), ("train", "smallcnn"), ("distill",), ("evaluate",)]
 )
 def test_help(command):
     result = run(*command, "--help")

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from qtools import cli, text
+from qtools import cli, evaluation, text
 from qtools.distillation import DistillConfig, language, written
 from qtools.distillation.recipe import Recipe
 from qtools.models import CharGPT
-from qtools.onebit import OneBitLinear, PackedOneBitLinear
+from qtools.onebit import OneBitLinear, PackedOneBitLinear, report
 
 RECIPE = """
 out = "out"
@@ -203,10 +203,13 @@ def test_from_a_toml_file_to_a_packed_model_that_writes(tmp_path):
     assert result.exit_code == 0, result.output
     assert "30 packed layers" in result.output
     packed = tmp_path / "out/packed.safetensors"
-    network, student = language.chargpt(str(packed)), Recipe.read(file).student()
+    network, student = evaluation.load(str(packed)), Recipe.read(file).student()
     assert isinstance(network.blocks[0].up, PackedOneBitLinear)
     x = network.encode("Call me Ishmael.")[None]
     torch.testing.assert_close(network(x).logits, student(x).logits, rtol=0, atol=0.05)
+    counted = report(packed)
+    assert evaluation.file_bytes(network) == counted.file_bytes
+    assert network.blocks[0].up.weight_bytes == 768 * 24 + 2 * (768 + 192)
     settings = ["--prompt", "The whale", "--length", "30", "--seed", "1"]
     result = run.invoke(cli.app, ["generate", str(packed), *settings])
     assert result.exit_code == 0, result.output

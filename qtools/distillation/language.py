@@ -20,12 +20,9 @@ from qtools import text
 from qtools.distillation.config import DistillConfig
 from qtools.distillation.loop import Evaluation
 from qtools.models import CharGPT
-from qtools.onebit import OneBitLinear, convert_, load_
+from qtools.onebit import OneBitLinear, convert_
 
 CHARGPT = "chargpt"
-
-#: CharGPTs that come with the package, by name: the float teacher.
-NAMES = "chargpt-teacher"
 
 
 def model(name: str = CHARGPT) -> nn.Module:
@@ -59,23 +56,6 @@ def onebit_student(
     convert_(student, skip, start, gradient, layer_norm)
     without_dropout_(student)
     return student
-
-
-def chargpt(name: str) -> CharGPT:
-    """Return the CharGPT of a name in `NAMES`, or the one that is packed in a file.
-
-    Raises
-    ------
-    ValueError
-        If it is neither, or the file is not of a OneBit CharGPT of the book's shape.
-    """
-    network = CharGPT.pretrained()
-    if name == "chargpt-teacher":
-        return network
-    if not Path(name).is_file():
-        raise ValueError(f"model must be {NAMES} or a file, got {name!r}")
-    load_(network, name)
-    return network
 
 
 def two_rates(

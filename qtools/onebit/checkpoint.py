@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from qtools.onebit import container
 from qtools.onebit.container import Entry, Header
 from qtools.onebit.layer import GRADIENTS, OneBitLinear, check_eps
-from qtools.onebit.modules import all_names, check_linear, is_linear, parents, replace_, sizes
+from qtools.onebit.modules import (
+    all_names,
+    check_linear,
+    check_places,
+    is_linear,
+    parents,
+    replace_,
+    sizes,
+)
 from qtools.onebit.packing import PackedOneBitLinear, padding_is_zero, row_bytes
 from qtools.onebit.storage import Report, report
 from qtools.onebit.svid import FLOATS
@@ -123,14 +131,7 @@ class _Plan:
 
     def check(self, header: Header) -> None:
         """Check that the header is of this model, and that the model can take what it is given."""
-        for name, value in self.state.items():
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-            steps = zip(value.stride(), value.shape, strict=True)
-            if value.is_meta or any(step == 0 and size > 1 for step, size in steps):
-                raise ValueError(
-                    f"{name} must have a place for each value, it is expanded or on the meta device"
-                )
+        check_places(self.state)
         described, ties = (header.metadata.get(key) for key in ("layers", "shared"))
         if type(described) is not dict or type(ties) is not dict or not described:
             raise ValueError(f"{self.path} has no list of layers and shared tensors")

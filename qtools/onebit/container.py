@@ -26,7 +26,8 @@ TYPES = {
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in TYPES.items()}
 
-_KEY = "onebit"  # of the one entry of the header's metadata: JSON text
+#: What a file is of where nothing else is said: the one entry of the header's metadata, JSON text.
+KIND = "onebit"
 _NO_DIGEST = "0" * 64
 _DIGEST_FIELD = '\\"sha256\\":\\"'  # as it stands in the header, JSON inside JSON
 _LARGEST_HEADER = 2**24  # bytes: some 100,000 tensors
@@ -55,7 +56,9 @@ class Header(NamedTuple):
         return 8 + len(self.raw)
 
 
-def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: Path) -> None:
+def write(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: Path, kind: str = KIND
+) -> None:
     """Write a file whole or not at all; the same content gives the same bytes.
 
     The SHA-256 is that of the whole file with 64 zeros in the place of the digest: no bit of it
@@ -79,7 +82,7 @@ def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: Path
     # Large items first, as safetensors does: every tensor is aligned to its own.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     described = {"version": FORMAT, "sha256": _NO_DIGEST, **metadata}
-    header: dict[str, Any] = {"__metadata__": {_KEY: json.dumps(described, separators=(",", ":"))}}
+    header: dict[str, Any] = {"__metadata__": {kind: json.dumps(described, separators=(",", ":"))}}
     start = 0
     for name in order:
         end = start + tensors[name].nbytes
@@ -108,7 +111,7 @@ def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: Path
     write_atomic(path, b"".join(parts))
 
 
-def read_header(path: Path, largest: int = _LARGEST_HEADER) -> Header:
+def read_header(path: Path, largest: int = _LARGEST_HEADER, kind: str = KIND) -> Header:
     """Read what stands before the tensors.
 
     Parameters
@@ -116,6 +119,8 @@ def read_header(path: Path, largest: int = _LARGEST_HEADER) -> Header:
     path : Path
     largest : int
         Bytes of header at most.
+    kind : str
+        What `write` was told.
 
     Raises
     ------
@@ -123,11 +128,14 @@ def read_header(path: Path, largest: int = _LARGEST_HEADER) -> Header:
         See `read`, which also looks at the tensors and the checksum.
     """
     with _open(path) as file:
-        return _header(file, path, largest)
+        return _header(file, path, largest, kind)
 
 
 def read(
-    path: Path, check: Callable[[Header], None], largest: int = _LARGEST_HEADER
+    path: Path,
+    check: Callable[[Header], None],
+    largest: int = _LARGEST_HEADER,
+    kind: str = KIND,
 ) -> tuple[Header, dict[str, Tensor]]:
     """Read a file that `write` wrote; its tensors share one memory, that of the file.
 
@@ -142,6 +150,8 @@ def read(
         Of the header; raises ValueError to refuse.
     largest : int
         Bytes of header at most.
+    kind : str
+        What `write` was told.
 
     Raises
     ------
@@ -151,7 +161,7 @@ def read(
         If the file is not one that `write` wrote, whole and unchanged; the message says why.
     """
     with _open(path) as file:
-        header = _header(file, path, largest)
+        header = _header(file, path, largest, kind)
         check(header)
         data = bytearray(header.data_bytes)
         if file.readinto(data) != len(data) or file.read(1):  # type: ignore[attr-defined]
@@ -173,7 +183,7 @@ def _open(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _header(file: BinaryIO, path: Path, largest: int) -> Header:
+def _header(file: BinaryIO, path: Path, largest: int, kind: str) -> Header:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
@@ -185,9 +195,9 @@ def _header(file: BinaryIO, path: Path, largest: int) -> Header:
     try:
         header = _json(raw.decode())
         extra = header.pop("__metadata__")
-        if type(extra) is not dict or extra.keys() != {_KEY} or type(extra[_KEY]) is not str:
-            raise ValueError("its metadata is not that of onebit.save")
-        metadata = _json(extra[_KEY])
+        if type(extra) is not dict or extra.keys() != {kind} or type(extra[kind]) is not str:
+            raise ValueError(f"its metadata is not that of {kind}.save")
+        metadata = _json(extra[kind])
         if type(metadata.get("version")) is not int or metadata["version"] != FORMAT:
             raise ValueError(
                 f"its format version is {_short(metadata.get('version'))}, "
@@ -206,7 +216,7 @@ def _header(file: BinaryIO, path: Path, largest: int) -> Header:
             raise ValueError(f"it holds {size - 8 - length} bytes of tensors, announced {place}")
     except (ValueError, KeyError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ValueError(f"{path} is not a whole file from onebit.save: {reason}") from error
+        raise ValueError(f"{path} is not a whole file from {kind}.save: {reason}") from error
     return Header(entries, metadata, raw, place)
 
 

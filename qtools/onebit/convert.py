@@ -133,8 +133,8 @@ def convert_(
     if start not in STARTS:
         raise ValueError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
     check_root(model)
-    layers, kept = _choose(model, skip)
-    _check_ties(model, layers)
+    layers, kept = choose_layers(model, skip)
+    check_ties(model, layers)
     made: dict[nn.Module, nn.Module] = {}
     latent: dict[int, nn.Parameter] = {}
     converted = []
@@ -148,7 +148,7 @@ def convert_(
     return Conversion(tuple(converted), kept)
 
 
-def _choose(
+def choose_layers(
     model: nn.Module, skip: Sequence[str] | None
 ) -> tuple[dict[nn.Module, list[str]], dict[str, str]]:
     """Layers to convert, each with its names, and names to keep, each with the reason."""
@@ -180,7 +180,7 @@ def _names(part: str, name: str) -> bool:
     return bool(part) and f".{part}." in f".{name}."
 
 
-def _check_ties(model: nn.Module, layers: dict[nn.Module, list[str]]) -> None:
+def check_ties(model: nn.Module, layers: dict[nn.Module, list[str]]) -> None:
     """Refuse to break a tie: a weight that something else uses too must stay in float."""
     users: dict[int, list[tuple[str, nn.Module]]] = {}
     for name, module in all_names(model):

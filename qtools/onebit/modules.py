@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 #: Their fast paths read the weights of their layers, and would compute with the latent ones.
 _READ_WEIGHTS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -93,3 +94,15 @@ def check_root(model: nn.Module) -> None:
             f"model must hold its linear layers, got a single {type(model).__name__}; "
             "put it into an nn.Sequential"
         )
+
+
+def check_places(state: Mapping[str, Any]) -> None:
+    """Refuse a model's state that cannot take values: no tensors, expanded, on the meta device."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        steps = zip(value.stride(), value.shape, strict=True)
+        if value.is_meta or any(step == 0 and size > 1 for step, size in steps):
+            raise ValueError(
+                f"{name} must have a place for each value, it is expanded or on the meta device"
+            )

@@ -149,6 +149,11 @@ class PackedOneBitLinear(nn.Module):
         g, h = self.g.to(x.dtype), self.h.to(x.dtype)
         return equation_3(self, x, g, self.signs(x.dtype), h)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of signs, their padding, g and h."""
+        return self.bits.nbytes + self.g.nbytes + self.h.nbytes
+
     def signs(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """``W±1`` [out, in]."""
         return unpack_signs(self.bits, self.in_features, dtype)

@@ -62,7 +62,7 @@ def sparse_gpt(
         raise ValueError(f"give either sparsity or n_m, got {sparsity!r} and {n_m!r}")
     if block_size < 1 or (n_m is not None and block_size % n_m[1]):
         raise ValueError(f"block_size must be positive and a multiple of m, got {block_size}")
-    u = _upper(checked_hessian(weight, hessian), damping)
+    u = inverse_factor(checked_hessian(weight, hessian), damping)
     w[:, hessian.diagonal() == 0] = 0
     for start in range(0, w.shape[1], block_size):
         block = slice(start, min(start + block_size, w.shape[1]))
@@ -92,7 +92,7 @@ def _prune_block(
     return dropped
 
 
-def _upper(hessian: Tensor, damping: float) -> Tensor:
+def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """U with ``(H + d I)⁻¹ = Uᵀ U``, upper triangular, float64."""
     if damping < 0:
         raise ValueError(f"damping must not be negative, got {damping!r}")
