@@ -275,3 +275,10 @@ def test_the_papers_sizes(size, parameters, float16, onebit):
     assert shapes.float16_bytes == 2 * parameters  # of the released weights, to the last one
     assert round(shapes.float16_bytes / 1e9, 1) == float16
     assert round(shapes.onebit_bytes / 1e9, 1) == onebit
+    bits = sum(m * n * bits_per_weight(m, n, of_original=True) for m, n in shapes.matrices)
+    assert 8 * (shapes.sign_bytes + shapes.vector_bytes) == pytest.approx(shapes.layers * bits)
+
+
+def test_what_stays_at_16_bits_is_two_fifths_of_the_smallest_model():
+    shares = [round(s.embedding_bytes / s.onebit_bytes, 2) for s in LLAMA.values()]
+    assert shares == [0.39, 0.29, 0.17, 0.11]

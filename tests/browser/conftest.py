@@ -88,7 +88,9 @@ def serious_violations(
     if only:
         options["runOnly"] = list(only)
     options["rules"] = {rule: {"enabled": False} for rule in without}
-    found = Axe().run(page, options=options).response["violations"]
+    if page.evaluate("typeof axe") == "undefined":
+        page.evaluate(Axe().axe_script)
+    found = page.evaluate("async (options) => (await axe.run(options)).violations", options)
     return [
         f"{rule['id']} ({rule['impact']}): {rule['help']}: {node['html'][:200]}"
         for rule in found

@@ -148,11 +148,17 @@
     return same;
   },
 
-  // Drop what axe would look at thousands of times with the same answer: the insides of formulas
-  // and figures, and all but the first code token of each colour in each kind of block.
+  // Drop the insides of the formulas, half of a chapter's nodes, once they have been looked at: an
+  // svg has the size that its attributes say and nothing in it scrolls, so the layout stays.
+  empty() {
+    for (const svg of document.querySelectorAll("mjx-container > svg")) svg.replaceChildren();
+  },
+
+  // Drop what axe would look at thousands of times with the same answer: the insides of figures,
+  // all but three of the formulas' spoken forms, and all but the first code token of each colour
+  // in each kind of block.
   thin() {
     const all = (selector) => [...document.querySelectorAll(selector)];
-    for (const svg of all("mjx-container > svg")) svg.replaceChildren();
     for (const spoken of all("mjx-assistive-mml").slice(3)) spoken.remove();
     for (const node of all("svg.book-figure *")) if (!node.closest("text") &&
       !node.querySelector("text")) node.remove();
@@ -164,20 +170,27 @@
       else seen.add(kind);
     }
   },
-  // Keep three of each kind of paragraph, row, item and code block: the same tags, classes and
-  // styles, inside and out, have the same colours. Only for rules about colour.
+  // Keep paragraphs, rows, items and code blocks until each kind of element in them is there three
+  // times: the same tags, classes and styles, from the element out to the body, have the same
+  // colours. Only for rules about colour. The empty drawings of formulas, each of its own size, go.
   sample() {
-    const name = (node) => `${node.tagName}.${node.getAttribute("class")}` +
-      `[${node.getAttribute("style")}]`;
-    const seen = new Map();
+    for (const svg of document.querySelectorAll("mjx-container > svg")) svg.remove();
+    const kinds = new Map();
+    const kind = (node) => {
+      if (node === document.body) return "";
+      if (!kinds.has(node)) kinds.set(node, `${kind(node.parentElement)} > ${node.tagName}.` +
+        `${node.getAttribute("class")}[${node.getAttribute("style")}]`);
+      return kinds.get(node);
+    };
+    const [kept, seen] = [new Set(), new Map()];
     for (const node of document.querySelectorAll("p, li, tr, pre, dt, dd")) {
-      if (!node.isConnected || node.closest(".qtools-explorable")) continue;
-      const inner = new Set([...node.querySelectorAll("*")].map(name));
-      const kind = [...inner].sort();
-      for (let n = node; n !== document.body; n = n.parentElement) kind.push(name(n));
-      const count = (seen.get(kind.join()) ?? 0) + 1;
-      seen.set(kind.join(), count);
-      if (count > 3) node.remove();
+      if (!node.isConnected || kept.has(node) || node.closest(".qtools-explorable")) continue;
+      const all = [node, ...node.querySelectorAll("*")];
+      if (all.every((n) => seen.get(kind(n)) >= 3)) node.remove();
+      else for (const n of all) {
+        kept.add(n);
+        seen.set(kind(n), (seen.get(kind(n)) ?? 0) + 1);
+      }
     }
   },
 })

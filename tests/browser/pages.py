@@ -113,6 +113,7 @@ def read(browser: Browser, address: str, axe: bool = True) -> Reading:
         for name, family in STILL.items():
             faults[name] = family(facts)
         faults["width"] = look(page, "overflow")
+        look(page, "empty")
         faults["print"] = on_paper(page)
         faults["explorables"] = explorable_faults(page)
         page.keyboard.press("Tab")
@@ -121,17 +122,15 @@ def read(browser: Browser, address: str, axe: bool = True) -> Reading:
         faults["themes"] = themes(page)
         page.set_viewport_size(NARROW)
         faults["width"] += look(page, "overflow")
-        page.set_viewport_size(WIDE)
         # Before axe, which loads and runs things of its own.
         faults["quiet"] = complaints + [f"names another host: {html}" for html in facts["remote"]]
         if not axe:
             return reading
         look(page, "thin")
-        found = serious_violations(page, without=COLOUR)
-        page.set_viewport_size(NARROW)
         page.wait_for_timeout(350)  # the theme thinks about a new width for 300 ms
-        found += serious_violations(page, only=("scrollable-region-focusable",))
+        found = serious_violations(page, only=("scrollable-region-focusable",))
         page.set_viewport_size(WIDE)
+        found += serious_violations(page, without=COLOUR)
         look(page, "sample")
         found += [f"light: {fault}" for fault in serious_violations(page, only=COLOUR)]
         page.set_viewport_size(NARROW)
@@ -242,23 +241,24 @@ def on_paper(page: Page) -> list[str]:
 
 def open_folds(page: Page) -> list[str]:
     """Open folds and hidden cells with the keyboard, two of each kind; leave all of them open."""
-    faults, tried = [], Counter[str]()
-    for fold in page.locator("details").all():
-        kind = fold.evaluate("(node) => node.open ? null : node.className")
+    faults, tried, folds = [], Counter[str](), page.locator("details")
+    shut = "(all) => all.map((node) => (node.open ? null : node.className))"
+    for index, kind in enumerate(folds.evaluate_all(shut)):
         if kind is None or tried[kind] == 2:
             continue
         tried[kind] += 1
+        fold = folds.nth(index)
         fold.locator("> summary").evaluate("(summary) => summary.focus()")
         page.keyboard.press("Enter")
         if not fold.evaluate("(node) => node.open && node.lastElementChild.checkVisibility()"):
             faults.append(f"Enter does not open {fold.inner_text()[:60]!r}")
-    missed = """() => [...document.querySelectorAll("details")].filter((node) => {
-      node.open = true;
+    # All are opened first: to focus one measures the whole page anew after each change of it.
+    missed = """(all) => all.map((node) => ((node.open = true), node)).filter((node) => {
       const summary = node.querySelector(":scope > summary");
-      summary?.focus();
+      summary?.focus({ preventScroll: true });
       return !summary || document.activeElement !== summary;
     }).map((node) => node.textContent.trim().slice(0, 60))"""
-    faults += [f"the keyboard does not reach {text!r}" for text in page.evaluate(missed)]
+    faults += [f"the keyboard does not reach {text!r}" for text in folds.evaluate_all(missed)]
     frames(page)
     return faults
 

@@ -117,6 +117,12 @@ BROKEN = {
     "wrong number": ("explorables", "(parameters * bits) / 8", "(parameters * bits) / 9"),
     "grey on grey": ("axe", "<h1>", '<div style="color: #999; background: #888">faint</div><h1>'),
     "faint in the dark": ("axe", "</style>", "html[data-theme=dark] h1 { color: #333 }</style>"),
+    "faint word, the paragraph like many": (
+        "axe",
+        "<h1>",
+        "<p>a <b>word</b></p>" * 5
+        + '<p>a <b style="color: #999; background: #888">word</b></p><h1>',
+    ),
     "button without name": ("axe", ">Color mode<", "><"),
     "faint in a fold": ("axe", "<div>Clear.", '<div style="color: #999; background: #888">Clear.'),
 }
