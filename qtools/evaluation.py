@@ -77,10 +77,9 @@ def load(model: str) -> CharGPT:
 
 
 def _one_bit(path: Path) -> CharGPT:
-    network = CharGPT(**CharGPT.pretrained().settings)
-    kinds = {entry.dtype for name, entry in container.read_header(path).entries.items()
-             if name == "embedding.weight"}  # fmt: skip
-    network.to(*kinds)
+    network = CharGPT.pretrained()  # for its shape: the file has a value for every number
+    if kept := container.read_header(path).entries.get("embedding.weight"):
+        network.to(kept.dtype)
     onebit.load_(network, path)
     return network.float().eval()
 
