@@ -69,9 +69,9 @@ def svid(weight: Tensor, tol: float = 1e-6) -> SVID:
     values are taken of its vector: that can only make ``‖M v‖`` larger. With σ₁ = σ₂, as for
     blocks that tie, which vector of the common space comes out is left open; the error is not.
 
-    **Split.** ``‖a‖ = ‖b‖ = √σ``. The paper takes the pair from an SVD or from NMF. Only the product
-    is determined, ``c a`` and ``b / c`` serve as well, and NMF's updates end wherever their start
-    led them.
+    **Split.** ``‖a‖ = ‖b‖ = √σ``. The paper takes the pair from an SVD or from NMF. Only the
+    product is determined: ``c a`` and ``b / c`` serve as well, and NMF's updates end wherever
+    their start led them.
 
     Parameters
     ----------
