@@ -203,6 +203,8 @@ def test_the_trained_model_foretells_the_held_out_text_as_recorded():
     tokens = trained.encode(text.split()[1])
     nats = text.nats_per_character(trained, tokens, trained.context)
     assert nats == pytest.approx(read_record("chargpt")["value"], abs=2e-4)
+    assert nats <= 1.48
+    assert 2e6 <= sum(p.numel() for p in trained.parameters()) <= 4e6
 
 
 def test_it_writes_words_of_the_book():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -147,6 +147,7 @@ def test_dtype_of_the_computation(dtype):
     assert sv.relative_error == same.relative_error
 
 
+@settings(max_examples=30)  # 500 steps each
 @given(seeds, st.integers(1, 20), st.integers(1, 20))
 def test_nmf_of_rank_one_ends_at_the_same_error_with_another_split(seed, m, n):
     torch.manual_seed(seed)
