@@ -9,18 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qtools.onebit import container
-from qtools.onebit.container import Entry, Header
+from qtools.onebit import container, layered
+from qtools.onebit.container import Entry
 from qtools.onebit.layer import GRADIENTS, OneBitLinear, check_eps
-from qtools.onebit.modules import (
-    all_names,
-    check_linear,
-    check_places,
-    is_linear,
-    parents,
-    replace_,
-    sizes,
-)
+from qtools.onebit.layered import Expected
+from qtools.onebit.modules import all_names, replace_
 from qtools.onebit.packing import PackedOneBitLinear, padding_is_zero, row_bytes
 from qtools.onebit.storage import Report, report
 from qtools.onebit.svid import FLOATS
@@ -70,14 +63,7 @@ def save(model: nn.Module, path: Path | str) -> Report:
     layers = {n: _describe(m) for n, m in all_names(model) if isinstance(m, _LAYERS)}
     if not layers:
         raise ValueError("model must have OneBit layers, got none; convert_ makes them")
-    state = model.state_dict()
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor to be saved, got {type(value).__name__}")
-    ties = dict(container.shared(state))
-    tensors = {name: value for name, value in state.items() if name not in ties}
-    metadata = {"layers": {name: list(layer) for name, layer in layers.items()}, "shared": ties}
-    container.write(tensors, metadata, path)
+    layered.write(model, layers, path, container.KIND)
     return report(path)
 
 
@@ -110,50 +96,48 @@ def load_(model: nn.Module, path: Path | str) -> None:
         what is wrong, and the model is unchanged.
     """
     path = Path(path)
-    state = model.state_dict()
-    plan = _Plan(model, state, path)
+    plan = _Plan(model, path)
     # A JSON string can take six characters for one byte of a name; a tensor's entry has up to
     # 64 numbers, a layer's six values.
-    names = [*state, *(name for name, _ in all_names(model))]
+    names = [*plan.state, *(name for name, _ in all_names(model))]
     largest = 4096 + sum(12 * len(name.encode()) + 1024 for name in names)
     header, tensors = container.read(path, plan.check, largest)
     plan.check_values(tensors)
     plan.commit(tensors, {name: str(other) for name, other in header.metadata["shared"].items()})
 
 
-class _Plan:
+class _Plan(layered.Plan[_Description]):
     """What a file will do to a model; nothing changes before `commit`."""
 
-    def __init__(self, model: nn.Module, state: Mapping[str, Any], path: Path) -> None:
-        self.model, self.state, self.path = model, state, path
-        self.modules, self.holders = dict(all_names(model)), parents(model)
-        self.layers: dict[str, _Description] = {}
+    kind, own, called = container.KIND, _LAYERS, "OneBit layer"
 
-    def check(self, header: Header) -> None:
-        """Check that the header is of this model, and that the model can take what it is given."""
-        check_places(self.state)
-        described, ties = (header.metadata.get(key) for key in ("layers", "shared"))
-        if type(described) is not dict or type(ties) is not dict or not described:
-            raise ValueError(f"{self.path} has no list of layers and shared tensors")
-        self.layers = {name: self._layer(name, value) for name, value in described.items()}
-        for name, module in self.modules.items():
-            if isinstance(module, _LAYERS) and name not in self.layers:
-                raise self._other(f"{name} is a OneBit layer in the model alone")
-        entries = dict(header.entries)
-        for name, other in ties.items():
-            if type(other) is not str or other not in header.entries or name in header.entries:
-                raise ValueError(f"{self.path} has a shared tensor {name[:80]!r} without its other")
-            entries[name] = header.entries[other]
-        expected = self._expected(entries)
-        if only := sorted(expected.keys() ^ entries.keys()):
-            raise self._other(f"{only[0][:80]!r} is in only one of the two")
-        for name, (types, shape) in expected.items():
-            entry = entries[name]
-            if entry.dtype not in types or entry.shape != shape:
-                raise self._other(
-                    f"{name} must be {' or '.join(str(t) for t in types)} {list(shape)}, "
-                    f"got {entry.dtype} {list(entry.shape)}"
-                )
+    def described(self, name: str, value: Any) -> _Description:
+        if type(value) is not list or len(value) != len(_Description._fields):
+            raise self.unlike(name)
+        layer = _Description(*value)
+        gradients = (None,) if layer.kind == "packed" else tuple(GRADIENTS)
+        if (
+            layer.kind not in ("packed", "latent")
+            or type(layer.layer_norm) is not bool
+            or layer.gradient not in gradients
+        ):
+            raise self.unlike(name)
+        check_eps(layer.eps)
+        return layer
+
+    def tensors(self, name: str, layer: _Description) -> dict[str, Expected]:
+        rows, columns = layer.out_features, layer.in_features
+        if layer.kind == "packed":
+            halves: tuple[torch.dtype, ...] = (torch.float16,)
+            found: dict[str, Expected] = {"bits": ((torch.uint8,), (rows, row_bytes(columns)))}
+        else:
+            halves, found = FLOATS, {"weight": (FLOATS, (rows, columns))}
+        found |= {"g": (halves, (columns,)), "h": (halves, (rows,))}
+        if self.has_bias(name):
+            found["bias"] = FLOATS, (rows,)
+        return found
+
+    def check_further(self, entries: Mapping[str, Entry], ties: Mapping[str, str]) -> None:
         self._check_latent(entries)
         self._check_shared(ties)
         # Packed layers have biases of their own, shared or not.
@@ -163,49 +147,7 @@ class _Plan:
                 {name, other} <= entries.keys() - own
                 and ties.get(name, name) != ties.get(other, other)
             ):  # fmt: skip
-                raise self._other(f"{name} and {other} are one tensor in the model alone")
-
-    def _layer(self, name: str, value: Any) -> _Description:
-        module = self.modules.get(name)
-        if not name or module is None or not (is_linear(module) or isinstance(module, _LAYERS)):
-            raise self._other(f"the model has no linear layer {name[:80]!r}")
-        if is_linear(module):
-            check_linear(name, module, self.holders[name])
-        if type(value) is not list or len(value) != len(_Description._fields):
-            raise ValueError(f"{self.path} describes {name} in another way than onebit.save")
-        layer = _Description(*value)
-        gradients = (None,) if layer.kind == "packed" else tuple(GRADIENTS)
-        if (
-            layer.kind not in ("packed", "latent")
-            or type(layer.layer_norm) is not bool
-            or layer.gradient not in gradients
-        ):
-            raise ValueError(f"{self.path} describes {name} in another way than onebit.save")
-        check_eps(layer.eps)
-        if (layer.in_features, layer.out_features) != sizes(module):
-            raise self._other(f"{name} must map {' to '.join(map(str, sizes(module)))}")
-        return layer
-
-    def _expected(
-        self, entries: Mapping[str, Entry]
-    ) -> dict[str, tuple[tuple[torch.dtype, ...], tuple[int, ...]]]:
-        """Allowed types, and the shape, of every tensor that the file must have."""
-        expected: dict[str, tuple[tuple[torch.dtype, ...], tuple[int, ...]]] = {}
-        for name, value in self.state.items():
-            if name.rpartition(".")[0] in self.layers:
-                continue
-            expected[name] = (value.dtype,), tuple(value.shape)
-        for name, layer in self.layers.items():
-            rows, columns = layer.out_features, layer.in_features
-            halves = (torch.float16,) if layer.kind == "packed" else FLOATS
-            if layer.kind == "packed":
-                expected[f"{name}.bits"] = (torch.uint8,), (rows, row_bytes(columns))
-            else:
-                expected[f"{name}.weight"] = FLOATS, (rows, columns)
-            expected[f"{name}.g"], expected[f"{name}.h"] = (halves, (columns,)), (halves, (rows,))
-            if getattr(self.modules[name], "bias", None) is not None:
-                expected[f"{name}.bias"] = FLOATS, (rows,)
-        return expected
+                raise self.other(f"{name} and {other} are one tensor in the model alone")
 
     def _check_latent(self, entries: Mapping[str, Entry]) -> None:
         for name, layer in self.layers.items():
@@ -221,7 +163,7 @@ class _Plan:
             for key in ("bits", "g", "h") if layer.kind == "packed" else ("weight", "g", "h"):
                 ours, theirs = f"{name}.{key}", f"{other}.{key}"
                 if ties.get(ours, ours) != ties.get(theirs, theirs):
-                    raise self._other(f"{name} and {other} are one module in the model alone")
+                    raise self.other(f"{name} and {other} are one module in the model alone")
 
     def check_values(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse what no packed layer has: bits in the padding, g or h that is not finite."""
@@ -240,7 +182,7 @@ class _Plan:
         parameters = {
             ties.get(name, name): parameter
             for name, parameter in self.model.named_parameters(remove_duplicate=False)
-            if name.rpartition(".")[0] not in self.layers
+            if name in self.rest
         }
 
         def take(name: str, device: torch.device) -> Tensor:
@@ -255,36 +197,30 @@ class _Plan:
                 parameters[key] = nn.Parameter(take(name, device), trains)
             return parameters[key]
 
-        made: dict[nn.Module, nn.Module] = {}
-        for name, layer in self.layers.items():
+        def layer_of(name: str, layer: _Description) -> nn.Module:
             old = self.modules[name]
-            if old in made:
-                continue
             device = (old.bits if isinstance(old, PackedOneBitLinear) else old.weight).device
             assert isinstance(device, torch.device)
-            bias = f"{name}.bias" if getattr(old, "bias", None) is not None else None
+            bias = f"{name}.bias" if self.has_bias(name) else None
             if layer.kind == "packed":
                 bits, g, h = (take(f"{name}.{key}", device) for key in ("bits", "g", "h"))
                 shift = None if bias is None else take(bias, device)
-                new: nn.Module = PackedOneBitLinear(bits, g, h, shift, layer.layer_norm, layer.eps)
-            else:
-                new = OneBitLinear(
-                    layer.in_features, layer.out_features, False, layer.layer_norm,
-                    str(layer.gradient), layer.eps, device="meta",
-                )  # fmt: skip
-                for key in ("weight", "g", "h", *(["bias"] if bias else [])):
-                    like = getattr(old, key, getattr(old, "weight", None))
-                    trains = like.requires_grad if isinstance(like, nn.Parameter) else True
-                    setattr(new, key, parameter(f"{name}.{key}", device, trains))
-            made[old] = new.train(old.training)
-        with torch.no_grad():
-            for name, value in self.state.items():
-                if name.rpartition(".")[0] not in self.layers:
-                    value.copy_(tensors[ties.get(name, name)])
-        replace_(self.model, made)
+                return PackedOneBitLinear(bits, g, h, shift, layer.layer_norm, layer.eps)
+            new = OneBitLinear(
+                layer.in_features, layer.out_features, False, layer.layer_norm,
+                str(layer.gradient), layer.eps, device="meta",
+            )  # fmt: skip
+            for key in ("weight", "g", "h", *(["bias"] if bias else [])):
+                like = getattr(old, key, getattr(old, "weight", None))
+                trains = like.requires_grad if isinstance(like, nn.Parameter) else True
+                setattr(new, key, parameter(f"{name}.{key}", device, trains))
+            return new
 
-    def _other(self, what: str) -> ValueError:
-        return ValueError(f"{self.path} is of another network: {what}")
+        made = self.make(layer_of)
+        with torch.no_grad():
+            for name, value in self.rest.items():
+                value.copy_(tensors[ties.get(name, name)])
+        replace_(self.model, made)
 
 
 def _describe(layer: nn.Module) -> _Description:

@@ -9,17 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qtools.onebit import container
-from qtools.onebit.container import Header
-from qtools.onebit.modules import (
-    all_names,
-    check_linear,
-    check_places,
-    is_linear,
-    parents,
-    replace_,
-    sizes,
-)
+from qtools.onebit import container, layered
+from qtools.onebit.container import Entry
+from qtools.onebit.layered import Expected
+from qtools.onebit.modules import all_names, replace_
 from qtools.onebit.svid import FLOATS
 from qtools.weight_only.layer import WeightOnlyLinear
 from qtools.weight_only.packing import padding_is_zero, row_bytes
@@ -38,7 +31,7 @@ class _Description(NamedTuple):
     input_scale: bool
     bias: bool
 
-    def tensors(self) -> dict[str, tuple[tuple[torch.dtype, ...], tuple[int, ...]]]:
+    def tensors(self) -> dict[str, Expected]:
         """Allowed types, and the shape, of each of its tensors."""
         rows, byte, half = self.out_features, (torch.uint8,), (torch.float16,)
         found = {
@@ -81,19 +74,9 @@ def save(model: nn.Module, path: Path | str) -> int:
     layers = {n: _describe(m) for n, m in all_names(model) if isinstance(m, WeightOnlyLinear)}
     if not layers:
         raise ValueError("model must have WeightOnlyLinear layers, got none: quantize_weights")
-    state = model.state_dict()
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor to be saved, got {type(value).__name__}")
-    ties = dict(container.shared(state))
-    tensors = {name: value for name, value in state.items() if name not in ties}
-    metadata: dict[str, Any] = {
-        "layers": {name: list(layer) for name, layer in layers.items()},
-        "shared": ties,
-    }
-    if isinstance(settings := getattr(model, "settings", None), dict):
-        metadata["settings"] = settings
-    container.write(tensors, metadata, path, KIND)
+    settings = getattr(model, "settings", None)
+    further = {"settings": settings} if isinstance(settings, dict) else {}
+    layered.write(model, layers, path, KIND, further)
     return path.stat().st_size
 
 
@@ -124,72 +107,19 @@ def load_(model: nn.Module, path: Path | str) -> None:
     header, tensors = container.read(path, plan.check, kind=KIND)
     ties = header.metadata["shared"]
     tensors |= {name: tensors[other] for name, other in ties.items()}
-    made: dict[nn.Module, nn.Module] = {}
-    for name, layer in plan.layers.items():
-        old = plan.modules[name]
-        if old not in made:
-            made[old] = _layer(name, layer, tensors, old, path)
+    made = plan.make(lambda name, layer: _layer(name, layer, tensors, plan.modules[name], path))
     with torch.no_grad():
         for name, value in plan.rest.items():
             value.copy_(tensors[name])
     replace_(model, made)
 
 
-class _Plan:
+class _Plan(layered.Plan[_Description]):
     """What a file will do to a model."""
 
-    def __init__(self, model: nn.Module, path: Path) -> None:
-        self.path, self.state = path, model.state_dict()
-        self.modules, self.holders = dict(all_names(model)), parents(model)
-        self.layers: dict[str, _Description] = {}
-        self.rest: dict[str, Tensor] = {}
+    kind, own, called = KIND, (WeightOnlyLinear,), "WeightOnlyLinear"
 
-    def check(self, header: Header) -> None:
-        """Check that the header is of this model."""
-        check_places(self.state)
-        described, ties = (header.metadata.get(key) for key in ("layers", "shared"))
-        if type(described) is not dict or type(ties) is not dict or not described:
-            raise ValueError(f"{self.path} has no list of layers and shared tensors")
-        self.layers = {name: self._layer(name, value) for name, value in described.items()}
-        for name, module in self.modules.items():
-            if isinstance(module, WeightOnlyLinear) and name not in self.layers:
-                raise self._other(f"{name} is a WeightOnlyLinear in the model alone")
-        expected: dict[str, tuple[tuple[torch.dtype, ...], tuple[int, ...]]] = {}
-        for name, value in self.state.items():
-            if name.rpartition(".")[0] in self.layers:
-                continue
-            self.rest[name] = value
-            expected[name] = (value.dtype,), tuple(value.shape)
-        for name, layer in self.layers.items():
-            expected |= {f"{name}.{key}": value for key, value in layer.tensors().items()}
-        entries = dict(header.entries)
-        for name, other in ties.items():
-            if type(other) is not str or other not in header.entries or name in header.entries:
-                raise ValueError(f"{self.path} has a shared tensor {name[:80]!r} without its other")
-            entries[name] = header.entries[other]
-        if only := sorted(expected.keys() ^ entries.keys()):
-            raise self._other(f"{only[0][:80]!r} is in only one of the two")
-        for name, (types, shape) in expected.items():
-            if entries[name].dtype not in types or entries[name].shape != shape:
-                raise self._other(
-                    f"{name} must be {' or '.join(str(t) for t in types)} {list(shape)}, "
-                    f"got {entries[name].dtype} {list(entries[name].shape)}"
-                )
-        # Where the model shares, the file must: two values for one tensor cannot both be kept.
-        modules: dict[nn.Module, str] = {}
-        pairs = [(n, modules.setdefault(self.modules[n], n)) for n in self.layers]
-        tied = [(f"{a}.{k}", f"{b}.{k}") for a, b in pairs for k in self.layers[a].tensors()]
-        tied += [pair for pair in container.shared(self.state) if set(pair) <= self.rest.keys()]
-        for name, other in tied:
-            if ties.get(name, name) != ties.get(other, other):
-                raise self._other(f"{name} and {other} are one tensor in the model alone")
-
-    def _layer(self, name: str, value: Any) -> _Description:
-        module = self.modules.get(name)
-        if not name or not isinstance(module, WeightOnlyLinear):
-            if not name or module is None or not is_linear(module):
-                raise self._other(f"the model has no linear layer {name[:80]!r}")
-            check_linear(name, module, self.holders[name])
+    def described(self, name: str, value: Any) -> _Description:
         if (
             type(value) is not list
             or [type(v) for v in value] != [int] * 4 + [bool] * 3
@@ -197,16 +127,23 @@ class _Plan:
             or value[3] < 1
             or value[0] % value[3]
         ):
-            raise ValueError(f"{self.path} describes {name[:80]} in another way than {KIND}.save")
-        layer = _Description(*value)
-        if (layer.in_features, layer.out_features) != sizes(module):
-            raise self._other(f"{name} must map {' to '.join(map(str, sizes(module)))}")
-        if layer.bias != (getattr(module, "bias", None) is not None):
-            raise self._other(f"{name} has a bias in only one of the two")
-        return layer
+            raise self.unlike(name)
+        return _Description(*value)
 
-    def _other(self, what: str) -> ValueError:
-        return ValueError(f"{self.path} is of another network: {what}")
+    def tensors(self, name: str, layer: _Description) -> dict[str, Expected]:
+        if layer.bias != self.has_bias(name):
+            raise self.other(f"{name} has a bias in only one of the two")
+        return layer.tensors()
+
+    def check_further(self, entries: Mapping[str, Entry], ties: Mapping[str, str]) -> None:
+        """Where the model shares, the file must: two values for one tensor cannot both be kept."""
+        modules: dict[nn.Module, str] = {}
+        pairs = [(n, modules.setdefault(self.modules[n], n)) for n in self.layers]
+        tied = [(f"{a}.{k}", f"{b}.{k}") for a, b in pairs for k in self.layers[a].tensors()]
+        tied += [pair for pair in container.shared(self.state) if set(pair) <= self.rest.keys()]
+        for name, other in tied:
+            if ties.get(name, name) != ties.get(other, other):
+                raise self.other(f"{name} and {other} are one tensor in the model alone")
 
 
 def _layer(
@@ -222,7 +159,7 @@ def _layer(
     for key, columns in (("codes", layer.in_features), ("zero_point", layer.groups)):
         if key in own and not padding_is_zero(own[key], columns, layer.bits):
             raise ValueError(f"{path}: {name}.{key} must have zeros behind the last code of a row")
-    return WeightOnlyLinear(layer.in_features, layer.bits, **own).train(old.training)
+    return WeightOnlyLinear(layer.in_features, layer.bits, **own)
 
 
 def _describe(layer: WeightOnlyLinear) -> _Description:
