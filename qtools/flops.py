@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from qtools.modes import evaluating
+
 
 def macs(model: nn.Module, *inputs: object) -> int:
     """``out · in · kh · kw · positions`` for a convolution, ``rows · out · in`` for a linear layer.
@@ -28,17 +30,13 @@ def macs(model: nn.Module, *inputs: object) -> int:
     >>> macs(nn.Linear(3, 5), torch.zeros(2, 3))
     30
     """
-    training = [module for module in model.modules() if module.training]
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        model.eval()
         torch.backends.mha.set_fastpath_enabled(False)
         # Fused attention is not counted on every device; its matrix products are.
         counter = FlopCounterMode(display=False)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        with evaluating(model), sdpa_kernel(SDPBackend.MATH), counter:
             model(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module in training:
-            module.training = True
     return counter.get_total_flops() // 2

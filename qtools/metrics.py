@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qtools.files import write_atomic
+from qtools.modes import evaluating
 
 _Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
@@ -60,15 +61,11 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
     """
     if len(images) != len(labels):
         raise ValueError(f"labels must be as many as images, got {len(labels)} for {len(images)}")
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         right = sum(
             int((model(x).argmax(1) == y).sum())
             for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)
         )
-    finally:
-        model.train(training)
     return wilson(right, len(labels))
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qtools.files import sha256
+from qtools.modes import evaluating
 
 #: Trained weights (safetensors) and ``sha256.json``, their hashes by file name.
 WEIGHTS = Path(__file__).parent / "weights"
@@ -243,7 +244,6 @@ class CharGPT(nn.Module):
         """Text of tokens [t]."""
         return "".join(self.characters[i] for i in tokens.tolist())
 
-    @torch.no_grad()
     def generate(
         self,
         tokens: Tensor,
@@ -265,19 +265,17 @@ class CharGPT(nn.Module):
             raise ValueError(f"tokens must have the shape [n, t], t > 0, got {list(tokens.shape)}")
         if temperature < 0:
             raise ValueError(f"temperature must not be negative, got {temperature}")
-        training = self.training
-        self.eval()
         cache, new = self._cache(), tokens[:, -self.context :]
-        for _ in range(length):
-            if cache.length + new.shape[1] > self.context:
-                cache, new = self._cache(), tokens[:, -(self.context // 2) :]
-            logits = self(new, False, cache).logits[:, -1]
-            if temperature == 0:
-                new = logits.argmax(1, keepdim=True)
-            else:
-                new = (logits / temperature).softmax(1).multinomial(1, generator=generator)
-            tokens = torch.cat([tokens, new], 1)
-        self.train(training)
+        with evaluating(self):
+            for _ in range(length):
+                if cache.length + new.shape[1] > self.context:
+                    cache, new = self._cache(), tokens[:, -(self.context // 2) :]
+                logits = self(new, False, cache).logits[:, -1]
+                if temperature == 0:
+                    new = logits.argmax(1, keepdim=True)
+                else:
+                    new = (logits / temperature).softmax(1).multinomial(1, generator=generator)
+                tokens = torch.cat([tokens, new], 1)
         return tokens
 
     def _cache(self) -> Cache:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qtools.data import moby_dick
+from qtools.modes import evaluating
 
 #: The first 90 % of the text are trained on; the rest is held out.
 TRAINED_SHARE = 0.9
@@ -69,7 +70,6 @@ class Foretold(NamedTuple):
     top1: float
 
 
-@torch.no_grad()
 def foretell(model: nn.Module, tokens: Tensor, context: int, batch: int = 32) -> Foretold:
     """Foretell every character of a text but the first, from those before it.
 
@@ -97,20 +97,18 @@ def foretell(model: nn.Module, tokens: Tensor, context: int, batch: int = 32) ->
     half, n = context // 2, len(tokens) - 1
     # The last window ends with the text: it counts what the one before has not.
     starts = torch.tensor(sorted({*range(0, n - context, half), n - context}))
-    training = model.training
-    model.eval()
     total, right, done = 0.0, 0, 0
-    for part in starts.split(batch):
-        x = tokens[part[:, None] + torch.arange(context)]
-        y = tokens[part[:, None] + torch.arange(1, context + 1)]
-        logits = model(x).logits
-        loss = F.cross_entropy(logits.transpose(1, 2), y, reduction="none").double()
-        hit = logits.argmax(-1) == y
-        for begin, row, hits in zip(part.tolist(), loss, hit, strict=True):
-            total += row[done - begin :].sum().item()
-            right += int(hits[done - begin :].sum())
-            done = begin + context
-    model.train(training)
+    with evaluating(model):
+        for part in starts.split(batch):
+            x = tokens[part[:, None] + torch.arange(context)]
+            y = tokens[part[:, None] + torch.arange(1, context + 1)]
+            logits = model(x).logits
+            loss = F.cross_entropy(logits.transpose(1, 2), y, reduction="none").double()
+            hit = logits.argmax(-1) == y
+            for begin, row, hits in zip(part.tolist(), loss, hit, strict=True):
+                total += row[done - begin :].sum().item()
+                right += int(hits[done - begin :].sum())
+                done = begin + context
     return Foretold(total / n, right / n)
 
 

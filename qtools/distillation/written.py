@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from qtools.distillation.checkpoint import fingerprint
+from qtools.distillation.language import CHARGPT, model
 from qtools.files import write_atomic
 from qtools.models import CharGPT
+from qtools.modes import evaluating
 
 #: First tokens that are the likeliest instead of drawn: a number between these, both included.
 GREEDY = (3, 5)
@@ -32,7 +34,6 @@ class Sequences:
         return {"input_ids": self.tokens[index].long()}
 
 
-@torch.no_grad()
 def write(
     teacher: nn.Module,
     sequences: int,
@@ -73,11 +74,11 @@ def write(
         raise ValueError(f"sequences and batch must be at least 1, got {sequences} and {batch}")
     if length <= GREEDY[1] + 1:
         raise ValueError(f"length must be more than {GREEDY[1] + 1}, got {length}")
-    training, device = teacher.training, next(teacher.parameters()).device
-    teacher.eval()
+    device = next(teacher.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     parts: list[Tensor] = []
     with (
+        evaluating(teacher),
         torch.random.fork_rng(),
         tqdm(total=sequences, unit="sequence", disable=not progress) as bar,
     ):
@@ -90,7 +91,6 @@ def write(
             tokens = _continued(teacher, first.to(device), greedy, 0.0)
             parts.append(_continued(teacher, tokens, length - 1 - greedy, 1.0).cpu())
             bar.update(size)
-    teacher.train(training)
     return torch.cat(parts)
 
 
@@ -104,8 +104,6 @@ def written(
     ValueError
         If the file is of another teacher or other settings.
     """
-    from qtools.distillation.language import CHARGPT, model
-
     network = teacher if isinstance(teacher, nn.Module) else model(teacher or CHARGPT)
     made = {
         "teacher": fingerprint(network),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from qtools.modes import evaluating
 
 
 class Gram(NamedTuple):
@@ -67,17 +68,13 @@ def gram_matrices(
         return record
 
     hooks = [m.register_forward_pre_hook(recorder(name)) for name, m in wanted.items()]
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model):
             for batch in batches:
                 model(batch)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
     unused = [name for name in wanted if name not in sums]
     if unused:
         raise ValueError(f"names must be of modules that the model runs; {unused} never ran")

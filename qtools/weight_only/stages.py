@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from qtools.modes import evaluating
 from qtools.pruning import Gram, gram_matrices
 
 #: What a model takes: a tensor, or its arguments by name as a tokenizer gives them.
@@ -127,16 +127,3 @@ class _UpTo(nn.Module):
 def run(model: nn.Module, batch: Batch) -> Any:
     """Call a model with a batch."""
     return model(**batch) if isinstance(batch, Mapping) else model(batch)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients for a while; then every module as it was."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
