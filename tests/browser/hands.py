@@ -13,6 +13,29 @@ STATE = "(el, names) => Object.fromEntries(names.map((name) => [name, el.qtoolsM
 NUMBERS = """(el) => Object.fromEntries([...el.querySelectorAll("output[data-name]")].map(
   (output) => [output.dataset.name, [Number(output.dataset.value), output.textContent.trim()]]))"""
 GRIPS = (".qx-handle .qx-hit", "input[type=range]")
+OUTSIDE = """([words, frame]) => [...document.querySelectorAll(words)].filter((n) => {
+  const [b, s] = [n, n.closest(frame)].map((m) => m.getBoundingClientRect());
+  return b.left < s.left - 1 || b.right > s.right + 1 || b.bottom > s.bottom + 1;
+}).map((n) => n.textContent)"""
+
+
+def outside(page: Page, words: str = ".qx svg text", frame: str = "svg") -> list[str]:
+    """Words that stick out of their frame to the left, the right or below."""
+    found: list[str] = page.evaluate(OUTSIDE, [words, frame])
+    return found
+
+
+def pull(page: Page, grip: Locator, *moves: tuple[float, float]) -> None:
+    """Put a finger on the middle of a grip, move it to these distances in turn, lift it."""
+    grip.scroll_into_view_if_needed()
+    box = grip.bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    session = page.context.new_cdp_session(page)
+    for kind, (dx, dy) in [("touchStart", (0.0, 0.0)), *(("touchMove", move) for move in moves)]:
+        points = [{"x": x + dx, "y": y + dy}]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
 def explorable_faults(page: Page) -> list[str]:

@@ -35,6 +35,7 @@ from qtools.explore import (
 )
 from qtools.explore._base import escape_script
 from tests.browser.conftest import OpenPage, overflow, serious_violations
+from tests.browser.hands import pull
 
 SEED = int(os.environ.get("QTOOLS_SEED", "0"))
 SETTINGS = 250
@@ -278,14 +279,7 @@ def test_a_press_on_the_real_line_moves_x(show: Show) -> None:
 def test_a_finger_drags_the_number_lines(show: Show) -> None:
     page = show(NumberLines(x=1.0), width=390, has_touch=True, is_mobile=True)
     handle = control(page, "x").locator("circle.qx-hit")
-    handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
-    assert box
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    session = page.context.new_cdp_session(page)
-    for kind, at in (("touchStart", x), ("touchMove", x - 30), ("touchMove", x - 60)):
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": at, "y": y}]})
-    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    pull(page, handle, (-30, 0), (-60, 0))
     page.wait_for_function("document.querySelector('.qtools-explorable').qtoolsModel.get('x') < 0")
 
 

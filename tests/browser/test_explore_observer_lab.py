@@ -18,6 +18,7 @@ from qtools.explore import ObserverLab
 from qtools.explore.observer_lab import STREAMS, batch
 from tests.browser import test_explore as every
 from tests.browser.conftest import overflow
+from tests.browser.hands import pull
 
 SETTINGS = 250
 NAMES = ("minmax", "average", "percentile", "mse", "kl")
@@ -149,14 +150,7 @@ def test_the_mouse_pulls_the_batches(show: Show) -> None:
 def test_a_finger_pulls_the_batches(show: Show) -> None:
     page = show(ObserverLab(batches=5), width=390, has_touch=True, is_mobile=True)
     handle = every.control(page, "batches").locator(".qx-hit")
-    handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
-    assert box
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    session = page.context.new_cdp_session(page)
-    for kind, at in (("touchStart", x), ("touchMove", x + 30), ("touchMove", x + 60)):
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": at, "y": y}]})
-    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    pull(page, handle, (30, 0), (60, 0))
     page.wait_for_function(
         "document.querySelector('.qtools-explorable').qtoolsModel.get('batches') > 7"
     )

@@ -18,6 +18,7 @@ from qtools.explore import RankLab
 from qtools.explore.rank_lab import SUBJECTS, picture
 from tests.browser import test_explore as every
 from tests.browser.conftest import overflow
+from tests.browser.hands import outside
 
 SETTINGS = 200
 
@@ -121,13 +122,7 @@ def test_words_stay_inside(width: int, subject: str, show: Show) -> None:
     page = show(RankLab(subject=subject), width=width)
     for rank in (1, 40, 128):
         every.set_and_read(page, [{"rank": rank}])
-        outside = page.evaluate(
-            """() => [...document.querySelectorAll(".qx svg text")].filter((n) => {
-              const [b, s] = [n.getBoundingClientRect(), n.ownerSVGElement.getBoundingClientRect()];
-              return b.left < s.left - 1 || b.right > s.right + 1 || b.bottom > s.bottom + 1;
-            }).map((n) => n.textContent)"""
-        )
-        assert outside == []
+        assert outside(page) == []
         assert overflow(page) <= 0
 
 

@@ -20,6 +20,7 @@ from qtools.explore import RankOne
 from qtools.explore.rank_one import MATRICES
 from tests.browser import test_explore as every
 from tests.browser.conftest import overflow
+from tests.browser.hands import outside, pull
 
 SETTINGS = 250
 A, B = [f"a{i}" for i in range(1, 5)], [f"b{i}" for i in range(1, 6)]
@@ -133,14 +134,7 @@ def test_a_finger_pulls_a_column(show: Show) -> None:
     """Up and down, the direction in which a page scrolls."""
     page = show(RankOne(), width=390, has_touch=True, is_mobile=True)
     grip = every.control(page, "b3").locator("rect.qx-hit")
-    grip.scroll_into_view_if_needed()
-    box = grip.bounding_box()
-    assert box
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    session = page.context.new_cdp_session(page)
-    for kind, at in (("touchStart", y), ("touchMove", y - 12), ("touchMove", y - 34)):
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": at}]})
-    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    pull(page, grip, (0, -12), (0, -34))
     page.wait_for_function("document.querySelector('.qtools-explorable').qtoolsModel.get('b3') > 3")
 
 
@@ -190,13 +184,7 @@ def test_words_stay_inside(width: int, show: Show) -> None:
     page = show(RankOne(magnitude=True), width=width)
     for matrix, value in itertools.product(MATRICES, (-4.0, 4.0)):
         every.set_and_read(page, [{"matrix": matrix, **dict.fromkeys(A + B, value)}])
-        outside = page.evaluate(
-            """() => [...document.querySelectorAll(".qx svg text, .qx svg circle")].filter((n) => {
-              const [b, s] = [n.getBoundingClientRect(), n.ownerSVGElement.getBoundingClientRect()];
-              return b.left < s.left - 1 || b.right > s.right + 1 || b.bottom > s.bottom + 1;
-            }).map((n) => n.textContent)"""
-        )
-        assert outside == []
+        assert outside(page, ".qx svg text, .qx svg circle") == []
         assert overflow(page) <= 0
 
 

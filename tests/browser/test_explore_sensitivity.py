@@ -17,6 +17,7 @@ from qtools.explore import Sensitivity
 from qtools.explore.sensitivity import BITS, LAYERS, RANGES
 from tests.browser import test_explore as every
 from tests.browser.conftest import overflow
+from tests.browser.hands import outside
 
 SETTINGS = 400
 EIGHT = dict.fromkeys(LAYERS, 8)
@@ -167,13 +168,7 @@ def test_words_stay_inside(width: int, show: Show) -> None:
     page = show(Sensitivity(), width=width)
     for setting in ({}, dict.fromkeys(LAYERS, 2), EIGHT):
         every.set_and_read(page, [setting])
-        outside = page.evaluate(
-            """() => [...document.querySelectorAll(".qx svg text")].filter((n) => {
-              const [b, s] = [n.getBoundingClientRect(), n.ownerSVGElement.getBoundingClientRect()];
-              return b.left < s.left - 1 || b.right > s.right + 1 || b.bottom > s.bottom + 1;
-            }).map((n) => n.textContent)"""
-        )
-        assert outside == []
+        assert outside(page) == []
         assert overflow(page) <= 0
 
 

@@ -18,6 +18,7 @@ from qtools.explore.sign_flip import OPTIMIZERS, STEPS, latent_paths, numbers
 from qtools.onebit.layer import GRADIENTS
 from tests.browser import test_explore as every
 from tests.browser.conftest import overflow
+from tests.browser.hands import outside
 
 SETTINGS = 250
 COLUMNS = ("start", "target", "rate", "noise")
@@ -150,13 +151,7 @@ def test_words_stay_inside(width: int, show: Show) -> None:
     page = show(SignFlip(), width=width)
     for setting in ({"start": 8.0}, {"start": 0.05, "rate": 0.00011, "noise": 8.0}):
         every.set_and_read(page, [setting])
-        outside = page.evaluate(
-            """() => [...document.querySelectorAll(".qx svg text, .sf-four output")].filter((n) => {
-              const [b, s] = [n, n.closest("svg, .qx-panel")].map((m) => m.getBoundingClientRect());
-              return b.left < s.left - 1 || b.right > s.right + 1 || b.bottom > s.bottom + 1;
-            }).map((n) => n.textContent)"""
-        )
-        assert outside == []
+        assert outside(page, ".qx svg text, .sf-four output", "svg, .qx-panel") == []
         assert overflow(page) <= 0
 
 

@@ -17,6 +17,7 @@ from qtools.explore import Temperature
 from qtools.explore.temperature import EXAMPLES, STUDENTS
 from tests.browser import test_explore as every
 from tests.browser.conftest import overflow
+from tests.browser.hands import outside
 
 SETTINGS = 250
 
@@ -116,13 +117,7 @@ def test_words_stay_inside_and_apart(width: int, show: Show) -> None:
     for image in range(len(EXAMPLES)):
         for t in (0.5, 4.0, 128.0):
             every.set_and_read(page, [{"image": image, "temperature": t}])
-            outside = page.evaluate(
-                """() => [...document.querySelectorAll(".qx svg text")].filter((n) => {
-                  const [b, s] = [n, n.ownerSVGElement].map((m) => m.getBoundingClientRect());
-                  return b.left < s.left - 1 || b.right > s.right + 1 || b.bottom > s.bottom + 1;
-                }).map((n) => n.textContent)"""
-            )
-            assert outside == []
+            assert outside(page) == []
             assert overflow(page) <= 0
 
 
