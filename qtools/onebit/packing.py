@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qtools.onebit.layer import OneBitLinear, check_eps, check_sizes, describe, equation_3
-from qtools.onebit.modules import all_names, has_hooks, replace_
+from qtools.onebit.modules import all_names, has_hooks, named, replace_
 
 _WORD = 64  # bits: a row ends where a 64-bit word ends, so that kernels read whole words
 
@@ -243,10 +243,8 @@ def pack_(model: nn.Module) -> list[str]:
             raise ValueError(f"{name} must have no hooks, they would be lost")
         if module.weight not in bits:
             bits[module.weight] = pack_signs(module.weight)
-        try:
+        with named(name):
             made[module] = PackedOneBitLinear.from_layer(module, bits[module.weight])
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
         names.append(name)
     if not made:
         raise ValueError("model must have OneBitLinear layers, got none; convert_ makes them")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from qtools.onebit.convert import check_ties, choose_layers
-from qtools.onebit.modules import check_root, is_conv1d, replace_
+from qtools.onebit.modules import check_root, is_conv1d, named, replace_
 from qtools.pruning import Gram, output_error
 from qtools.weight_only.awq import awq
 from qtools.weight_only.gptq import gptq
@@ -183,7 +182,7 @@ def quantize_weights(
         raise ValueError("model must have linear layers to quantize, got none that is not in skip")
     check_ties(model, layers)
     for layer, names in layers.items():
-        with _named(names[0]):
+        with named(names[0]):
             check_weight(_matrix(layer), group_size)
     now = {layer: layer for layer in layers}  # what stands in the place of each
     by_name = {names[0]: layer for layer, names in layers.items()}
@@ -207,7 +206,7 @@ def quantize_weights(
         found = _with_grams(model, by_name, batches)
         for name, gram in tqdm(found, method, len(by_name), delay=2, leave=False, unit="layer"):
             old = now[by_name[name]]
-            with _named(name):
+            with named(name):
                 weight = quantize(_matrix(old), gram)
             new = WeightOnlyLinear.from_weight(weight, old.bias)  # type: ignore[arg-type]
             reports[name] = _report(tuple(layers[by_name[name]]), _matrix(old), new, gram)
@@ -267,12 +266,3 @@ def _as_linear(layer: nn.Module) -> nn.Linear:
     new = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     new.weight, new.bias = nn.Parameter(weight, requires_grad=False), layer.bias  # type: ignore[assignment]
     return new
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Put the name of the layer in front of what is wrong with it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
