@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from qtools import QuantSpec
 from qtools.explore import ObserverLab
-from qtools.explore.observer_lab import BATCHES, SIZE, STREAMS, batch, hash32
+from qtools.explore._hash import hash32
+from qtools.explore.observer_lab import BATCHES, SIZE, STREAMS, batch
 from qtools.observers import HistogramObserver
 
 NAMES = ("minmax", "average", "percentile", "mse", "kl")

@@ -33,16 +33,19 @@ class Explorable(anywidget.AnyWidget):
     script : str
         File beside this one. It defines ``compute(state)``, which returns the numbers shown, and
         ``explorable = {render({model, el})}``; the helpers of ``_common.js`` are in scope.
+    helpers : tuple of str
+        Further files whose helpers it uses, ``_hash.js`` and ``_jacobi.js``.
     moves : str
         What the reader can move: shown where scripts do not run, as on GitHub.
     """
 
     script: ClassVar[str] = ""
+    helpers: ClassVar[tuple[str, ...]] = ()
     moves: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "script" in cls.__dict__:  # not in the classes traitlets makes at run time
-            cls._esm = module_text(cls.script)
+            cls._esm = module_text(cls.script, cls.helpers)
         super().__init_subclass__(**kwargs)
 
     def state(self) -> dict[str, Any]:
@@ -123,8 +126,8 @@ def script_text(name: str) -> str:
 
 
 @cache
-def module_text(script: str) -> str:
+def module_text(script: str, helpers: tuple[str, ...] = ()) -> str:
     """Return one self-contained ES module: style, shared helpers, and the explorable's script."""
     style = json.dumps(script_text("_common.css").replace("\n", " "), ensure_ascii=False)
-    parts = [f"const CSS = {style};\n", script_text("_common.js"), script_text(script)]
+    parts = [f"const CSS = {style};\n", *map(script_text, ("_common.js", *helpers, script))]
     return "".join(parts) + "export default explorable;\n"

@@ -13,19 +13,10 @@ const FIVE = [
 const SHOWN = ["_min", "_max", "_sqnr", "_outside"];
 const list = (n, f) => Array.from({ length: n }, (_, i) => f(i));
 
-// Wellons' lowbias32, and from twelve of its bytes a nearly normal number: whole numbers only, so
-// that Python makes the same.
-function hash(v) {
-  v = Math.imul(v ^ (v >>> 16), 0x7feb352d);
-  v = Math.imul(v ^ (v >>> 15), 0x846ca68b);
-  return v ^ (v >>> 16);
-}
 function value(stream, k, i) {
   if (stream === "equal") return 1.5;
-  let z = -1530;
-  for (let b = 0; b < 12; b++) z += (hash(((k - 1) * SIZE + i) * 3 + (b >> 2)) >>> (8 * (b & 3))) & 255;
-  z /= 256;
-  let x = z + (z * z * z) / 16;
+  let x = bell((k - 1) * SIZE + i);
+  x += (x * x * x) / 16;
   if (stream === "relu") x = Math.max(x, 0);
   if (stream === "growing") x = (x * (7 + k)) / 8;
   if (stream === "outliers" && k === 6 && i % 171 === 0) x = 16 + 2 * Math.abs(x);

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qtools.affine import fake_quantize
 from qtools.explore._base import Explorable, Finite, state_trait
+from qtools.explore._hash import nearly_normal
 from qtools.observer import Observer
 from qtools.observers import (
     HistogramObserver,
@@ -42,7 +43,7 @@ class ObserverLab(Explorable):
         p of the percentile observer, 98 to 100.
     """
 
-    script = "observer_lab.js"
+    script, helpers = "observer_lab.js", ("_hash.js",)
     moves = (
         "Feed batch after batch to five observers; see the histogram grow, the range that each"
         " chooses, and what it costs."
@@ -101,18 +102,16 @@ class ObserverLab(Explorable):
 def batch(stream: str, k: int) -> Tensor:
     """Return batch k of a stream, k = 1 .. 20: float64 [1024], multiples of 1/1024.
 
-    The browser makes the same values, to the last bit, from whole numbers: z, near to normal with
-    variance 1, is the sum of twelve bytes of a hash, less 1530, over 256. ``x = z + z³/16`` has
-    heavier tails, as activations do. "calm" is x; "relu" is ``max(x, 0)``; "growing" is
-    ``x (7 + k) / 8``; "outliers" is x, but six values of batch 6 are ``16 + 2 |x|``; "equal" is
-    1.5.
+    The browser makes the same values, to the last bit. With z from `nearly_normal`,
+    ``x = z + z³/16`` has heavier tails, as activations do. "calm" is x; "relu" is ``max(x, 0)``;
+    "growing" is ``x (7 + k) / 8``; "outliers" is x, but six values of batch 6 are
+    ``16 + 2 |x|``; "equal" is 1.5.
     """
     if stream not in STREAMS or not 1 <= k <= BATCHES:
         raise ValueError(f"no batch {k!r} of {stream!r}: streams are {STREAMS}, batches 1 to 20")
     if stream == "equal":
         return torch.full((SIZE,), 1.5, dtype=torch.float64)
-    counter = np.arange((k - 1) * SIZE * 3, k * SIZE * 3, dtype=np.uint32)
-    z = (hash32(counter).view(np.uint8).reshape(SIZE, 12).sum(axis=1) - 1530.0) / 256
+    z = nearly_normal((k - 1) * SIZE, SIZE)
     x = z + z * z * z / 16
     if stream == "relu":
         x = np.maximum(x, 0)
@@ -121,13 +120,3 @@ def batch(stream: str, k: int) -> Tensor:
     elif stream == "outliers" and k == 6:
         x[::171] = 16 + 2 * abs(x[::171])
     return torch.from_numpy(np.floor(x * 1024 + 0.5) / 1024)
-
-
-def hash32(v: np.ndarray) -> np.ndarray:
-    """Return Wellons' "lowbias32" of each uint32: a bijection, as good as random.
-
-    C. Wellons, "Prospecting for Hash Functions", https://nullprogram.com/blog/2018/07/31/.
-    """
-    v = (v ^ v >> 16) * np.uint32(0x7FEB352D)
-    v = (v ^ v >> 15) * np.uint32(0x846CA68B)
-    return v ^ v >> 16

@@ -2,28 +2,12 @@
 const PIXELS = Uint8Array.from(atob(DATA.picture), (c) => c.charCodeAt(0));
 const BYTES = 4;
 
-// One-sided Jacobi: turn the rows until each is at right angles to every other. Row i is then
-// sigma_i v_i, turned by nothing else, so the rows give singular values and right vectors.
+// The rows of the picture, turned: row i is then sigma_i v_i.
 let decomposed;
 function decompose() {
   if (decomposed) return decomposed;
   const [m, n] = DATA.shape.picture;
-  const rows = Array.from({ length: m }, (_, i) => Float64Array.from(PIXELS.subarray(i * n, (i + 1) * n)));
-  const dot = (a, b) => a.reduce((sum, v, j) => sum + v * b[j], 0);
-  for (let turned = true, sweep = 0; turned && sweep < 40; sweep++) {
-    turned = false;
-    for (let p = 0; p < m - 1; p++)
-      for (let q = p + 1; q < m; q++) {
-        const [a, b] = [rows[p], rows[q]];
-        const [aa, bb, ab] = [dot(a, a), dot(b, b), dot(a, b)];
-        if (Math.abs(ab) <= 1e-14 * Math.sqrt(aa * bb)) continue;
-        turned = true;
-        const z = (bb - aa) / (2 * ab);
-        const t = (z < 0 ? -1 : 1) / (Math.abs(z) + Math.hypot(1, z));
-        const c = 1 / Math.hypot(1, t);
-        for (let j = 0; j < n; j++) [a[j], b[j]] = [c * (a[j] - t * b[j]), c * (t * a[j] + b[j])];
-      }
-  }
+  const rows = jacobi(Array.from({ length: m }, (_, i) => Float64Array.from(PIXELS.subarray(i * n, (i + 1) * n))));
   // A black row has no direction.
   const terms = rows.map((row) => ({ row, sigma: Math.sqrt(dot(row, row)) })).sort((a, b) => b.sigma - a.sigma);
   return (decomposed = { sigma: terms.map((t) => t.sigma), v: terms.map(({ row, sigma }) => row.map((x) => x / (sigma || 1))) });

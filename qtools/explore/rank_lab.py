@@ -33,7 +33,7 @@ class RankLab(Explorable):
         k, 1 to 128. The picture has 84 rows, 15 of them black, and is whole from rank 69 on.
     """
 
-    script = "rank_lab.js"
+    script, helpers = "rank_lab.js", ("_jacobi.js",)
     moves = (
         "Move the rank of a trained layer, or of a picture, and see its relative error, the bytes"
         " of its two factors against those of the whole, and what the network still gets right."
@@ -116,4 +116,4 @@ def data_script() -> str:
 
 
 # The data are no state: they never change, and a notebook would store them with every copy.
-RankLab._esm = data_script() + module_text(RankLab.script)
+RankLab._esm = data_script() + module_text(RankLab.script, RankLab.helpers)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from functools import cache
 
-import numpy as np
 import torch
 import traitlets
 from torch import Tensor
 
 from qtools.explore._base import Explorable, Finite, state_trait
-from qtools.explore.observer_lab import hash32
+from qtools.explore._hash import nearly_normal
 from qtools.onebit.layer import GRADIENTS, sign
 
 OPTIMIZERS = ("sgd", "adam")
@@ -42,7 +41,7 @@ class SignFlip(Explorable):
         Where the figure looks, 0 to 2,000.
     """
 
-    script = "sign_flip.js"
+    script, helpers = "sign_flip.js", ("_hash.js",)
     moves = (
         "Set where a latent weight starts and what pulls at it, and see under which of four"
         " stand-ins for the derivative its sign flips, when, and how often."
@@ -126,9 +125,6 @@ def latent_paths(
 def draws() -> list[float]:
     """Return z for each step, nearly normal with variance 1.
 
-    The sum of twelve bytes of a hash, less 1530, over 256: whole numbers, so that the browser has
-    the same to the last bit.
+    Whole numbers, so that the browser has the same to the last bit.
     """
-    counter = np.arange(3 * STEPS, dtype=np.uint32)
-    z = (hash32(counter).view(np.uint8).reshape(STEPS, 12).sum(axis=1) - 1530.0) / 256
-    return list(z.tolist())
+    return list(nearly_normal(0, STEPS).tolist())

@@ -10,19 +10,10 @@ const METHODS = [
 ];
 const list = (n, f) => Array.from({ length: n }, (_, i) => f(i));
 const sum = (values) => values.reduce((a, b) => a + b, 0);
-function dot(a, b) {
-  let total = 0;
-  for (let i = 0; i < a.length; i++) total += a[i] * b[i];
-  return total;
-}
 const square = (matrix) => sum(matrix.map((row) => dot(row, row)));
 
-// Wellons' lowbias32 of a counter; two of them make a normal number (Box and Muller).
-function uniform(counter) {
-  let v = Math.imul(counter ^ (counter >>> 16), 0x7feb352d);
-  v = Math.imul(v ^ (v >>> 15), 0x846ca68b);
-  return (((v ^ (v >>> 16)) >>> 0) + 0.5) / 2 ** 32;
-}
+// Two hashes of a counter make a normal number (Box and Muller).
+const uniform = (counter) => ((hash(counter) >>> 0) + 0.5) / 2 ** 32;
 const normal = (seed, stream, count) =>
   list(count, (i) => {
     const at = seed * 32768 + stream * 4096 + 2 * i;
@@ -46,28 +37,9 @@ function weight({ rows, columns, tail, pattern, seed }) {
   }));
 }
 
-// The nearest matrix of rank one, (W v) vᵀ. One-sided Jacobi turns the rows until each is at right
-// angles to every other; the longest is then sigma_1 v_1.
+// The nearest matrix of rank one, (W v) vᵀ: the longest of the turned rows is sigma_1 v_1.
 function rankOne(matrix) {
-  const rows = matrix.map((row) => Float64Array.from(row));
-  for (let turned = true, sweep = 0; turned && sweep < 40; sweep++) {
-    turned = false;
-    for (let p = 0; p < rows.length - 1; p++)
-      for (let q = p + 1; q < rows.length; q++) {
-        const [a, b] = [rows[p], rows[q]];
-        const [aa, bb, ab] = [dot(a, a), dot(b, b), dot(a, b)];
-        if (Math.abs(ab) <= 1e-14 * Math.sqrt(aa * bb)) continue;
-        turned = true;
-        const z = (bb - aa) / (2 * ab);
-        const t = (z < 0 ? -1 : 1) / (Math.abs(z) + Math.hypot(1, z));
-        const c = 1 / Math.hypot(1, t);
-        for (let j = 0; j < a.length; j++) {
-          const x = a[j];
-          a[j] = c * (x - t * b[j]);
-          b[j] = c * (t * x + b[j]);
-        }
-      }
-  }
+  const rows = jacobi(matrix.map((row) => Float64Array.from(row)));
   const v = rows.reduce((a, b) => (dot(b, b) > dot(a, a) ? b : a));
   const norm = dot(v, v);
   return matrix.map((row) => {

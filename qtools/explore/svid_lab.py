@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qtools.decomposition import best_rank_k
 from qtools.explore._base import Explorable, Finite, state_trait
-from qtools.explore.observer_lab import hash32
+from qtools.explore._hash import hash32
 from qtools.onebit import svid
 
 ROWS, COLUMNS = 24, 36
@@ -38,7 +38,7 @@ class SVIDLab(Explorable):
         1 to 99.
     """
 
-    script = "svid_lab.js"
+    script, helpers = "svid_lab.js", ("_hash.js", "_jacobi.js")
     moves = (
         "Spread the rows, the columns and the single weights of a matrix, and see what four"
         " approximations lose: one scale with signs, a scale for each row, rank one, and SVID."
