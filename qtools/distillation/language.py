@@ -15,14 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from qtools import text
 from qtools.distillation.config import DistillConfig
 from qtools.distillation.loop import Evaluation
 from qtools.models import CharGPT
 from qtools.onebit import OneBitLinear, convert_
+from qtools.onebit.bitnet import BitNetLinear
 
 CHARGPT = "chargpt"
+
+INITS = ("svid", "copied", "random")
 
 
 def model(name: str = CHARGPT) -> nn.Module:
@@ -50,10 +54,35 @@ def onebit_student(
     start: str = "weights",
     gradient: str = "tanh",
     layer_norm: bool = True,
+    init: str = "svid",
 ) -> nn.Module:
-    """``convert_(model(name), ...)``, with dropout off: a student of one bit seldom overfits."""
+    """``convert_(model(name), ...)``, with dropout off: a student of one bit seldom overfits.
+
+    `init` says what the layers start from; the first is the paper's, the others are what it
+    compares with (Xu et al. 2024, section 4.4):
+
+    | init | latent W | g, h |
+    |---|---|---|
+    | ``"svid"`` | the teacher's, see ``start`` | SVID's |
+    | ``"copied"`` | the teacher's, see ``start`` | ``sqrt(mean|W|)``: one scale for the matrix |
+    | ``"random"`` | drawn as ``nn.Linear`` does | the same, of what was drawn |
+
+    Raises
+    ------
+    ValueError
+        If init is none of these, or as `convert_` does.
+    """
+    if init not in INITS:
+        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
     student = copy.deepcopy(model(name))
+    scales = {n: p.detach().abs().mean().sqrt() for n, p in student.named_parameters()}
     convert_(student, skip, start, gradient, layer_norm)
+    for n, layer in student.named_modules():
+        if isinstance(layer, OneBitLinear) and init == "random":
+            layer.reset_parameters()
+        elif isinstance(layer, OneBitLinear) and init == "copied":
+            layer.g.data.fill_(scales[f"{n}.weight"])
+            layer.h.data.fill_(scales[f"{n}.weight"])
     without_dropout_(student)
     return student
 
@@ -63,15 +92,15 @@ def two_rates(
 ) -> torch.optim.Optimizer:
     """AdamW with the rate ``config.lr`` for latent weights, ``vectors`` for everything else.
 
-    A latent weight matters by its sign alone: it has to travel its own length before anything
-    changes. g, h, norms and embedding change the output at every step.
+    A latent weight matters by its sign alone, or by the level it is next to: it has to travel
+    before anything changes. g, h, norms and embedding change the output at every step.
 
     Raises
     ------
     ValueError
-        If the student has no OneBit layer, or the rate is not positive.
+        If the student has no latent weights, or the rate is not positive.
     """
-    latent = {id(m.weight) for m in student.modules() if isinstance(m, OneBitLinear)}
+    latent = {id(p) for p in latent_weights(student)}
     if not latent:
         raise ValueError("student must have OneBit layers, got none; onebit_student makes one")
     if not 0 < vectors < math.inf:
@@ -82,6 +111,17 @@ def two_rates(
         {"params": [p for p in every if id(p) not in latent], "lr": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, config.lr, config.betas)
+
+
+def latent_weights(student: nn.Module) -> list[Tensor]:
+    """Weights that are quantized whenever they are used: of OneBit, BitNet, and parametrized."""
+    found = []
+    for layer in student.modules():
+        if isinstance(layer, (OneBitLinear, BitNetLinear)):
+            found.append(layer.weight)
+        elif parametrize.is_parametrized(layer, "weight"):
+            found.append(layer.parametrizations.weight.original)  # type: ignore[union-attr]
+    return found  # type: ignore[return-value]
 
 
 def without_dropout_(network: nn.Module) -> None:
