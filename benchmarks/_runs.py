@@ -6,6 +6,8 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -36,17 +38,35 @@ def is_of(row: Row, setting: Setting) -> bool:
 
 
 def resumable(
-    order: Iterable[tuple[S, int]], kept: Path, run: Callable[[S, int], Row]
+    order: Iterable[tuple[S, int]], kept: Path, run: Callable[[S, int], Row], workers: int = 1
 ) -> Iterator[Row]:
-    """All runs, each of a setting and a seed; those in the file ``kept`` are not done again."""
-    done = json.loads(kept.read_text()) if kept.exists() else []
-    for setting, seed in order:
-        found = [r for r in done if r["seed"] == seed and is_of(r, setting)]
-        if not found:
-            found = [run(setting, seed)]
-            done += found
-            write_atomic(kept, json.dumps(done).encode())
-        yield found[0]
+    """All runs, each of a setting and a seed; those in the file ``kept`` are not done again.
+
+    Rows come in the order asked for. With more than one worker, processes of their own do the runs
+    side by side, and what is kept is in the order in which they end.
+    """
+    done: list[Row] = json.loads(kept.read_text()) if kept.exists() else []
+
+    def find(setting: S, seed: int) -> Row | None:
+        return next((r for r in done if r["seed"] == seed and is_of(r, setting)), None)
+
+    def keep(row: Row) -> None:
+        done.append(row)
+        write_atomic(kept, json.dumps(done).encode())
+
+    if workers == 1:
+        for setting, seed in order:
+            row = find(setting, seed)
+            if row is None:
+                keep(row := run(setting, seed))
+            yield row
+        return
+    runs = list(order)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        left = [pool.submit(run, *one) for one in runs if find(*one) is None]
+        for future in as_completed(left):
+            keep(future.result())
+    yield from (row for one in runs if (row := find(*one)) is not None)
 
 
 def deviation(values: list[float]) -> float:

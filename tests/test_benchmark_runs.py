@@ -1,5 +1,7 @@
 """Runs over seeds: an interrupted command does none of them twice."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +35,20 @@ def test_finished_runs_are_not_done_again(tmp_path: Path) -> None:
     assert done == ORDER[3:]
     assert [row["number"] for row in rows] == [1, 2, 3, 1]
     assert all(is_of(r, s) and r["seed"] == n for r, (s, n) in zip(rows, ORDER, strict=True))
+
+
+def numbered(setting: Setting, seed: int) -> dict[str, Any]:
+    return {**setting._asdict(), "seed": seed, "process": os.getpid()}
+
+
+def test_workers_do_each_run_once_and_rows_keep_their_order(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    own = numbered(*ORDER[1])
+    kept.write_text(json.dumps([own]))
+    rows = list(resumable(ORDER, kept, numbered, workers=2))
+    assert all(is_of(r, s) and r["seed"] == n for r, (s, n) in zip(rows, ORDER, strict=True))
+    assert [row["process"] == os.getpid() for row in rows] == [False, True, False, False]
+    assert len(json.loads(kept.read_text())) == len(ORDER)
 
 
 def test_a_run_is_of_the_setting_with_all_its_values() -> None:
