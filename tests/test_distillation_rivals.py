@@ -176,7 +176,8 @@ def test_random_start_has_nothing_of_the_teachers_signs():
         if isinstance(ours, OneBitLinear):
             equal += int((ours.weight.sign() == theirs.weight.sign()).sum())
             n += theirs.weight.numel()
-            assert ours.g[0] * ours.h[0] == pytest.approx(ours.weight.abs().mean().item(), rel=1e-6)
+            scale = (ours.g[0] * ours.h[0]).item()
+            assert scale == pytest.approx(ours.weight.abs().mean().item(), rel=1e-6)
     assert abs(equal / n - 0.5) < 4 * 0.5 / n**0.5  # four standard errors
 
 
