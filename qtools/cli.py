@@ -171,6 +171,7 @@ def distill(
         if history is not None:  # in the main process
             for row in (*history.steps[-1:], *history.evaluations[-1:]):
                 typer.echo(", ".join(f"{name} {value:.6g}" for name, value in row.items()))
+            typer.echo(str(history.cost))
             typer.echo(f"wrote {recipe.out / 'student.safetensors'} and {recipe.out / 'run.json'}")
 
 

@@ -38,10 +38,16 @@ class Windows:
     Raises
     ------
     ValueError
-        If the text is shorter than two windows.
+        If the text is shorter than two windows, or a window than a character.
+    TypeError
+        If context is no integer.
     """
 
     def __init__(self, tokens: Tensor, context: int) -> None:
+        if type(context) is not int:
+            raise TypeError(f"context must be an integer, got {context!r}")
+        if context < 1:
+            raise ValueError(f"context must be at least 1, got {context}")
         if len(tokens) <= 2 * context:
             raise ValueError(f"tokens must be more than {2 * context}, got {len(tokens)}")
         self.tokens, self.context = tokens, context
@@ -50,7 +56,14 @@ class Windows:
         return (len(self.tokens) - 1) // self.context - 1
 
     def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
-        start = index * self.context + torch.randint(self.context, index.shape)
+        return self.at(self.draw(index))
+
+    def draw(self, index: Tensor) -> Tensor:
+        """Where windows begin, int64 [n]: by chance, see `qtools.distillation.data.Drawing`."""
+        return index * self.context + torch.randint(self.context, index.shape)
+
+    def at(self, start: Tensor) -> dict[str, Tensor]:
+        """Windows that begin there."""
         places = start[:, None] + torch.arange(self.context)
         return {"input_ids": self.tokens[places], "labels": self.tokens[places + 1]}
 

@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 
 from qtools.distillation import DistillConfig, Distiller, Hinton
 from qtools.distillation.objectives import Summed
+from qtools.models import CharGPT
 
 
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -131,6 +132,65 @@ class LanguageModel(nn.Module):
 
 def language_model(seed: int = 0) -> nn.Module:
     return seeded(LanguageModel, seed)
+
+
+# ---- a OneBit student of a small CharGPT, as a recipe has it
+
+
+def small_chargpt(characters: str = " !,.adehilnpstw", context: int = 16) -> CharGPT:
+    return seeded(lambda: CharGPT(characters, width=16, layers=2, heads=2, context=context))
+
+
+ONE_BIT = """
+out = "{out}"
+
+[student]
+make = "qtools.distillation.language:onebit_student"
+name = "{folder}/model" # student
+layer_norm = false
+
+[teacher]
+make = "qtools.distillation.language:model"
+name = "{folder}/model" # teacher
+
+[data]
+make = "qtools.distillation.language:windows"
+name = "{folder}/model" # data
+file = "{folder}/own.txt"
+context = 16 # data
+
+[loss]
+make = "qtools.distillation:OneBit"
+alpha = 1.0
+
+[evaluate]
+make = "qtools.distillation.language:held_out"
+name = "{folder}/model" # evaluate
+file = "{folder}/own.txt"
+context = 16
+
+[optimizer]
+make = "qtools.distillation.language:two_rates"
+vectors = 0.001
+
+[distill]
+epochs = 2
+batch_size = 12
+lr = 0.003
+betas = [0.9, 0.98]
+evaluate_every = 5
+checkpoint_every = 4
+device = "cpu"
+"""
+
+
+def small_recipe(folder: Path, out: str = "out") -> Path:
+    """Write a recipe, its model and its text into a folder; it takes 22 steps."""
+    (folder / "model").write_bytes(small_chargpt().save())
+    (folder / "own.txt").write_text("the sea, the sea! the whale and the ship. " * 55)
+    path = folder / f"{out}.toml"
+    path.write_text(ONE_BIT.format(folder=folder, out=out))
+    return path
 
 
 class Slow:

@@ -97,9 +97,14 @@ def refuse_unknown(given: Iterable[str], allowed: Iterable[str], where: str) -> 
     allowed = list(allowed)
     for name in given:
         if name not in allowed:
-            near = difflib.get_close_matches(name, allowed, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it may have {sorted(allowed)}"
+            hint = did_you_mean(name, allowed) or f"; it may have {sorted(allowed)}"
             raise ValueError(f"{where} has the unknown key {name!r}{hint}")
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return the end of a message: the nearest word that is allowed, or nothing if none is near."""
+    near = difflib.get_close_matches(name, list(allowed), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _check_type(name: str, value: object, default: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,23 @@ class Examples(Protocol):
         Chance, as in augmentation, comes from the global generators of torch, numpy or Python:
         `Distiller` sets them before each step.
         """
+        ...
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """`Examples` that draw by chance and mean the same to any number of processes and parts.
+
+    `Distiller` lets them draw once for all examples of a step, in each process alike, and takes
+    from that what its part is. Other data draw in each process for its own part.
+    """
+
+    def draw(self, index: Tensor) -> Tensor:
+        """Return what chance decides for the examples with these numbers, [n, ...]."""
+        ...
+
+    def at(self, drawn: Tensor) -> Any:
+        """Return the batch of what was drawn, or of a part of it."""
         ...
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from qtools.distillation.cost import Cost
 from qtools.files import write_atomic
 
 Row = dict[str, float]
@@ -23,10 +24,13 @@ class History(NamedTuple):
         and ``seconds`` of the step.
     evaluations : list of dict
         What the evaluation returned.
+    cost : Cost, optional
+        Items a second and memory, since the run was last started.
     """
 
     steps: list[Row]
     evaluations: list[Row]
+    cost: Cost | None = None
 
 
 class Table:

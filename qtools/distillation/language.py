@@ -1,8 +1,9 @@
 """Language models as a distillation takes them: networks, text to learn from, and how well it went.
 
 Every function can stand in a TOML file as ``make`` (see `qtools.distillation.recipe.Recipe`).
-`name` is ``"chargpt"``, the book's own model on the book's text, or the name or folder of a causal
-language model of `transformers`, which then has to be installed.
+`name` is ``"chargpt"``, the book's own model on the book's text; a file of another CharGPT, as
+`CharGPT.save` writes it; or the name or folder of a causal language model of `transformers`, which
+then has to be installed. Files and folders are named from where the command runs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qtools import text
+from qtools import evaluation, text
 from qtools.distillation.config import DistillConfig
 from qtools.distillation.loop import Evaluation
 from qtools.models import CharGPT
@@ -35,10 +36,11 @@ def model(name: str = CHARGPT) -> nn.Module:
     Raises
     ------
     ValueError
-        If transformers does not know it, or knows no causal language model of that name.
+        If it is a file of something else, or transformers knows no causal language model of that
+        name with weights in safetensors.
     """
-    if name == CHARGPT:
-        return CharGPT.pretrained()
+    if (ours := _chargpt(name)) is not None:
+        return ours
     try:
         found: nn.Module = _transformers().AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True
@@ -168,10 +170,17 @@ def held_out(name: str = CHARGPT, file: str | None = None, context: int = 256) -
 
 def encoded(name: str, content: str) -> Tensor:
     """Tokens of a text, int64 [tokens], as the model `name` reads it."""
-    if name == CHARGPT:
-        return CharGPT.pretrained().encode(content)
+    if (ours := _chargpt(name)) is not None:
+        return ours.encode(content)
     tokenizer = _transformers().AutoTokenizer.from_pretrained(name)
     return torch.tensor(tokenizer(content)["input_ids"], dtype=torch.int64)
+
+
+def _chargpt(name: str) -> CharGPT | None:
+    """The book's model or one from a file; None for a name that is transformers' to know."""
+    if name == CHARGPT:
+        return CharGPT.pretrained()
+    return evaluation.load(name) if Path(name).is_file() else None
 
 
 def _read(file: str | None) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -17,7 +16,8 @@ from tqdm.auto import tqdm
 
 from qtools.distillation import checkpoint
 from qtools.distillation.config import DistillConfig
-from qtools.distillation.data import Examples, Order, parts, seed_step
+from qtools.distillation.cost import Meter
+from qtools.distillation.data import Drawing, Examples, Order, parts, seed_step
 from qtools.distillation.devices import accelerator, surroundings
 from qtools.distillation.history import History, Table
 from qtools.distillation.nonfinite import NonFiniteError, save_batch
@@ -120,7 +120,7 @@ class Distiller:
         with self._ready(done) as (a, student, log):
             for step in range(done, self.steps):
                 self._begin(step)
-                batches, sums = [self.data[index] for index in self._parts(step)], Sums()
+                batches, sums = self._batches(step), Sums()
                 for i, batch in enumerate(batches, 1):
                     # Processes add up their gradients at the last part only.
                     with nullcontext() if i == len(batches) else a.no_sync(student):
@@ -137,7 +137,8 @@ class Distiller:
                 log(step + 1, {**mean, "norm": norm})
                 self._evaluate(step + 1)
                 self._save(step + 1)
-        return History(self._steps.rows, self._evaluations.rows)
+            cost = self._meter.cost(a)
+        return History(self._steps.rows, self._evaluations.rows, cost)
 
     # ---- before the first step, after the last
 
@@ -148,6 +149,7 @@ class Distiller:
         folder = self.folder if first else None
         self._steps = Table(folder and folder / "steps.csv", done)
         self._evaluations = Table(folder and folder / "evaluations.csv", done)
+        self._meter = Meter(a.device)
         student = a.prepare(self.student.train())
         show = self.progress and first
         try:
@@ -181,18 +183,29 @@ class Distiller:
     # ---- a step
 
     def _begin(self, step: int) -> None:
-        """Set what a step starts from: chance and learning rates."""
-        self._start = time.perf_counter()
-        a = self.accelerator
-        seed_step(self.config.seed, step, a.process_index, a.device)
+        """Set what a step starts from: the clock and the learning rates."""
+        self._meter.begin()
         share = self.config.share(step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
 
-    def _parts(self, step: int) -> tuple[torch.Tensor, ...]:
-        """Return the numbers of the examples in each of this process's parts of a step."""
-        a, index = self.accelerator, self.order.batch(step)
-        return parts(index, a.process_index, a.num_processes, self.config.accumulation)
+    def _batches(self, step: int) -> list[Any]:
+        """Set chance for a step; return this process's parts of its batch."""
+        a, data, index = self.accelerator, self.data, self.order.batch(step)
+        places = None
+        if isinstance(data, Drawing):  # the same for all processes, whoever takes which example
+            seed_step(self.config.seed, step, 0, a.device)
+            places = data.draw(index)
+        if places is None or a.process_index:
+            seed_step(self.config.seed, step, a.process_index, a.device)
+        if places is None:
+            return [data[part] for part in self._parts(index)]
+        return [data.at(part) for part in self._parts(places)]
+
+    def _parts(self, whole: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return each of this process's parts of what belongs to the examples of a step."""
+        a = self.accelerator
+        return parts(whole, a.process_index, a.num_processes, self.config.accumulation)
 
     def _finish_gradient(self, items: float) -> float:
         """Divide the summed gradient by the number of items, shorten it; return its norm before."""
@@ -224,7 +237,7 @@ class Distiller:
         if self.folder is not None:
             process = self.accelerator.process_index
             path = self.folder / f"nonfinite-{step + 1}-{process}.safetensors"
-            save_batch(path, batches, self._parts(step))
+            save_batch(path, batches, self._parts(self.order.batch(step)))
         return NonFiniteError(step + 1, values, path)
 
     # ---- what is due after a step
@@ -234,9 +247,9 @@ class Distiller:
 
         def log(step: int, values: dict[str, float]) -> None:
             bar.update()
+            seconds = round(self._meter.end(values["items"]), 6)
             if self._due(step, self.config.log_every):
                 rate = self.optimizer.param_groups[0]["lr"]
-                seconds = round(time.perf_counter() - self._start, 6)
                 self._steps.add({"step": step, **values, "rate": rate, "seconds": seconds})
                 bar.set_postfix_str(f"loss={values['loss']:.4g}", refresh=False)
 

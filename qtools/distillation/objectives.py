@@ -129,6 +129,10 @@ class OneBit:
 
     alpha: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < math.inf:
+            raise ValueError(f"alpha must be finite and not negative, got {self.alpha}")
+
     def __call__(self, student: nn.Module, teacher: nn.Module | None, batch: Any) -> Summed:  # noqa: D102
         if not isinstance(batch, Mapping) or "input_ids" not in batch:
             raise TypeError("OneBit needs batches that are mappings with input_ids")

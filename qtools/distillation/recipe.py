@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from qtools.distillation.checkpoint import student_state
-from qtools.distillation.config import DistillConfig, refuse_unknown
+from qtools.distillation.config import DistillConfig, did_you_mean, refuse_unknown
+from qtools.distillation.fit import check_fit
 from qtools.distillation.history import History, Row
 from qtools.distillation.loop import Distiller
 from qtools.files import sha256, write_atomic
@@ -110,7 +111,11 @@ class Recipe:
                     raise ValueError(f"[{name}] weights must be a file, got {weights[name]}")
             makers[name] = _maker(name, given, path.parent)
         config = DistillConfig.from_table(table.get("distill", {}))
-        return cls(path, path.parent / table["out"], config, makers, weights)
+        out = path.parent / table["out"]
+        there = next(p for p in (out, *out.parents) if p.exists())
+        if not there.is_dir():
+            raise ValueError(f"out must be a folder, or free to become one; {there} is a file")
+        return cls(path, out, config, makers, weights)
 
     @property
     def checkpoint(self) -> Path:
@@ -128,13 +133,15 @@ class Recipe:
             None in all processes but the main one.
         """
         begin, code = time.perf_counter(), code_state()
-        last = ("student", "optimizer")
-        made = {name: make() for name, make in self.makers.items() if name not in last}
+        # What is quickly made comes first: so does what is wrong with it.
+        quick = ("loss", "data", "evaluate", "teacher")
+        made = {name: self.makers[name]() for name in quick if name in self.makers}
         student, teacher = self._model("student"), made.get("teacher")
         if "optimizer" in self.makers:
             made["optimizer"] = self.makers["optimizer"](student, self.config)
         if teacher is not None and "teacher" in self.weights:
             _load(teacher, self.weights["teacher"])
+        check_fit(student, teacher, made["data"])
         distiller = Distiller(
             student, teacher, made["data"], self.config, made["loss"],
             folder=self.out, evaluate=made.get("evaluate"), optimizer=made.get("optimizer"),
@@ -186,6 +193,7 @@ class Recipe:
             weights={"file": "student.safetensors", "sha256": sha256(content)},
             last_step=_json(history.steps[-1]),
             evaluations=[_json(row) for row in history.evaluations],
+            cost=history.cost.as_json() if history.cost else None,
         )
 
 
@@ -200,7 +208,10 @@ def _maker(name: str, given: dict[str, Any], folder: Path) -> Callable[..., Any]
     function = _imported(name, where, folder)
 
     def make(*first: Any) -> Any:
-        return function(*first, **given)
+        try:
+            return function(*first, **given)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"[{name}] {error}") from error
 
     try:
         signature = inspect.signature(function)
@@ -223,8 +234,11 @@ def _imported(name: str, where: str, folder: Path) -> Callable[..., Any]:
         found = importlib.import_module(module_name)
         for part in path.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
         raise ValueError(f"[{name}] make = {where!r} cannot be found: {error}") from error
+    except AttributeError as error:
+        hint = did_you_mean(part, dir(found))
+        raise ValueError(f"[{name}] make = {where!r} cannot be found: {error}{hint}") from error
     finally:
         sys.path.pop()
     if not callable(found):
