@@ -29,6 +29,7 @@ from qtools.explore import (
     MaskLab,
     NumberLines,
     ObserverLab,
+    OneBitAblations,
     RankLab,
     RankOne,
     Sensitivity,
@@ -39,6 +40,7 @@ from qtools.explore import (
 )
 from qtools.explore._base import escape_script, state_trait
 from qtools.fixed_point import FixedPointMultiplier, multiply
+from qtools.results import results_dir
 
 KINDS: tuple[type[Explorable], ...] = (
     Budget,
@@ -54,6 +56,8 @@ KINDS: tuple[type[Explorable], ...] = (
     StraightThrough,
     SVIDLab,
     Temperature,
+    # Its record takes long to make.
+    *([OneBitAblations] if (results_dir() / "onebit_chargpt.json").exists() else []),
 )
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -113,6 +117,7 @@ def test_is_small(kind: type[Explorable]) -> None:
     # Two tables of 3125 counts of two bytes, in base64; six pictures of 784 half bytes; a
     # picture of 9408 bytes, in base64, and counts and singular values in decimal.
     tables = {Sensitivity: (17_000, 12_000), RankLab: (17_000, 10_000), Temperature: (3_200, 2_000)}
+    tables[OneBitAblations] = (32_000, 14_000)  # 40 curves of 60 points, 26 texts
     tables[MaskLab] = (6_500, 5_500)  # 1152 weights and half of a Gram matrix, two bytes each
     table, packed = tables.get(kind, (0, 0))
     assert len(fragment) <= 28_000 + table
@@ -190,6 +195,7 @@ def test_state_goes_both_ways(kind: type[Explorable]) -> None:
     changes = {
         StraightThrough: ("start", 0.5),
         MaskLab: ("sparsity", 7),
+        OneBitAblations: ("at", 7),
         RankLab: ("rank", 7),
         RankOne: ("a1", 2.5),
         SVIDLab: ("rows", 0.25),

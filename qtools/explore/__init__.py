@@ -7,6 +7,7 @@ from qtools.explore.fixed_point import FixedPoint
 from qtools.explore.mask_lab import MaskLab
 from qtools.explore.number_lines import NumberLines
 from qtools.explore.observer_lab import ObserverLab
+from qtools.explore.one_bit_ablations import OneBitAblations
 from qtools.explore.one_bit_writer import OneBitWriter
 from qtools.explore.rank_lab import RankLab
 from qtools.explore.rank_one import RankOne
@@ -24,6 +25,7 @@ __all__ = [
     "MaskLab",
     "NumberLines",
     "ObserverLab",
+    "OneBitAblations",
     "OneBitWriter",
     "RankLab",
     "RankOne",

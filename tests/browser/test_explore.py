@@ -25,6 +25,7 @@ from qtools.explore import (
     MaskLab,
     NumberLines,
     ObserverLab,
+    OneBitAblations,
     RankLab,
     RankOne,
     Sensitivity,
@@ -34,6 +35,7 @@ from qtools.explore import (
     Temperature,
 )
 from qtools.explore._base import escape_script
+from qtools.results import results_dir
 from tests.browser.conftest import OpenPage, overflow, serious_violations
 from tests.browser.hands import pull
 
@@ -52,6 +54,8 @@ EVERY: tuple[type[Explorable], ...] = (
     StraightThrough,
     SVIDLab,
     Temperature,
+    # Its record takes long to make.
+    *([OneBitAblations] if (results_dir() / "onebit_chargpt.json").exists() else []),
 )
 SCHEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 
@@ -93,6 +97,8 @@ def shown(page: Page, name: str) -> float:
 
 def moved(kind: type[Explorable]) -> tuple[str, int, float]:
     """A control, a value, and where the right arrow takes it."""
+    if kind is OneBitAblations:
+        return "at", 20, 20 + kind()._data["stride"]
     controls: dict[type[Explorable], tuple[str, int, float]] = {
         MaskLab: ("sparsity", 4, 5),
         RankLab: ("rank", 4, 5),
