@@ -117,13 +117,13 @@ def two_rates(
 
 def latent_weights(student: nn.Module) -> list[Tensor]:
     """Weights that are quantized whenever they are used: of OneBit, BitNet, and parametrized."""
-    found = []
+    found: list[Tensor] = []
     for layer in student.modules():
         if isinstance(layer, (OneBitLinear, BitNetLinear)):
             found.append(layer.weight)
         elif parametrize.is_parametrized(layer, "weight"):
-            found.append(layer.parametrizations.weight.original)  # type: ignore[union-attr]
-    return found  # type: ignore[return-value]
+            found.append(layer.get_parameter("parametrizations.weight.original"))
+    return found
 
 
 def without_dropout_(network: nn.Module) -> None:

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from qtools import onebit
@@ -103,9 +103,9 @@ def _bitnet_codes(layer: BitNetLinear) -> Quantized:
 
 
 def _learned_codes(layer: nn.Module) -> Quantized:
-    (quantizer,) = layer.parametrizations.weight  # type: ignore[union-attr]
-    latent: Tensor = layer.parametrizations.weight.original  # type: ignore[union-attr, assignment]
-    qp = quantizer.qparams()
+    quantizer = layer.get_submodule("parametrizations.weight.0")
+    assert isinstance(quantizer, LearnedStep)
+    qp, latent = quantizer.qparams(), layer.get_parameter("parametrizations.weight.original")
     codes = quantize(latent.detach(), qp) - qp.spec.qmin
     zero_point = (qp.zero_point - qp.spec.qmin).to(torch.uint8)[:, None]
     return Quantized(codes.to(torch.uint8), qp.scale.half()[:, None], zero_point, qp.spec.bits)
