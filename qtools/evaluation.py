@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from qtools import onebit, text, weight_only
-from qtools.models import CharGPT
+from qtools.models import WEIGHTS, CharGPT
 from qtools.onebit import PackedOneBitLinear, container
 from qtools.weight_only import WeightOnlyLinear
 
-#: Models by name, beside files.
-NAMES = {"chargpt-teacher": CharGPT.pretrained}
+#: Models by name, beside files: the teacher, and what was distilled of it (chapter 14).
+NAMES = {
+    "chargpt-teacher": CharGPT.pretrained,
+    "chargpt-onebit": lambda: _one_bit(WEIGHTS / "chargpt_onebit.safetensors"),
+}
 
 #: Windows of the training text that GPTQ and AWQ look at.
 CALIBRATION = 64

@@ -31,11 +31,8 @@ def small() -> CharGPT:
 
 @cache
 def large() -> CharGPT:
-    """The trained teacher's SVID: the sizes of the distilled model, not yet its sense."""
-    model = CharGPT.pretrained()
-    convert_(model)
-    pack_(model)
-    return model
+    """The distilled model of the package."""
+    return one_bit_writer.read(one_bit_writer.DEFAULT)
 
 
 class SmallWriter(OneBitWriter):

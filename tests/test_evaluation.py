@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from qtools import cli, evaluation, text
+from qtools.files import sha256
+from qtools.models import WEIGHTS
+from qtools.onebit import PackedOneBitLinear
+from qtools.results import read_record
 from qtools.weight_only import quantize_weights, save
 from tests.weight_only_networks import chargpt
 
@@ -91,3 +96,26 @@ def test_chance_of_the_calibration_is_the_seeds(short):
     assert first.shape == (20, 16)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_the_model_of_one_bit_is_the_one_of_the_record():
+    """What was measured is what comes with the package: 1.60 and 1.13 were asked of it."""
+    record, path = read_record("chargpt_onebit"), WEIGHTS / "chargpt_onebit.safetensors"
+    assert sha256(path.read_bytes()) == record["weights"]["sha256"]
+    assert path.stat().st_size == record["found"]["bytes"]
+    result = evaluate("chargpt-onebit", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    # Another processor sums in another order.
+    assert found == pytest.approx(record["found"], abs=2e-4)
+    teacher = read_record("chargpt")["value"]
+    assert found["nats_per_char"] < 1.6
+    assert math.exp(found["nats_per_char"] - teacher) < 1.13
+
+
+def test_the_packed_matrices_take_a_tenth_of_float16():
+    model = evaluation.load("chargpt-onebit")
+    layers = [m for m in model.modules() if isinstance(m, PackedOneBitLinear)]
+    assert len(layers) == 30
+    packed = sum(m.weight_bytes for m in layers)
+    assert 10 * packed <= sum(2 * m.in_features * m.out_features for m in layers)

@@ -30,6 +30,7 @@ from qtools.explore import (
     NumberLines,
     ObserverLab,
     OneBitAblations,
+    OneBitWriter,
     RankLab,
     RankOne,
     Sensitivity,
@@ -49,6 +50,7 @@ KINDS: tuple[type[Explorable], ...] = (
     FixedPoint,
     MaskLab,
     ObserverLab,
+    OneBitWriter,
     RankLab,
     RankOne,
     Sensitivity,
@@ -119,6 +121,7 @@ def test_is_small(kind: type[Explorable]) -> None:
     tables = {Sensitivity: (17_000, 12_000), RankLab: (17_000, 10_000), Temperature: (3_200, 2_000)}
     tables[OneBitAblations] = (32_000, 14_000)  # 40 curves of 60 points, 26 texts
     tables[MaskLab] = (6_500, 5_500)  # 1152 weights and half of a Gram matrix, two bytes each
+    tables[OneBitWriter] = (527_000, 390_000)  # a language model of 383 kB, in base64
     table, packed = tables.get(kind, (0, 0))
     assert len(fragment) <= 28_000 + table
     assert len(gzip.compress(fragment)) <= 10_000 + packed
@@ -196,6 +199,7 @@ def test_state_goes_both_ways(kind: type[Explorable]) -> None:
         StraightThrough: ("start", 0.5),
         MaskLab: ("sparsity", 7),
         OneBitAblations: ("at", 7),
+        OneBitWriter: ("share", 7.0),
         RankLab: ("rank", 7),
         RankOne: ("a1", 2.5),
         SVIDLab: ("rows", 0.25),

@@ -182,8 +182,7 @@ class OneBitWriter(Explorable):
 def read(path: Path) -> CharGPT:
     """Return the packed model of a file, in float32 whatever the type of its other tensors."""
     if not path.is_file():
-        hint = ": it comes with the package once it is distilled" if path == DEFAULT else ""
-        raise FileNotFoundError(f"model must be a CharGPT or a file, there is no {path}{hint}")
+        raise FileNotFoundError(f"model must be a CharGPT or a file, there is no {path}")
     return _read(path, path.stat().st_mtime_ns)
 
 

@@ -26,6 +26,7 @@ from qtools.explore import (
     NumberLines,
     ObserverLab,
     OneBitAblations,
+    OneBitWriter,
     RankLab,
     RankOne,
     Sensitivity,
@@ -47,6 +48,7 @@ EVERY: tuple[type[Explorable], ...] = (
     *KINDS,
     MaskLab,
     ObserverLab,
+    OneBitWriter,
     RankLab,
     RankOne,
     Sensitivity,
@@ -101,6 +103,7 @@ def moved(kind: type[Explorable]) -> tuple[str, int, float]:
         return "at", 20, 20 + kind()._data["stride"]
     controls: dict[type[Explorable], tuple[str, int, float]] = {
         MaskLab: ("sparsity", 4, 5),
+        OneBitWriter: ("temperature", 0.7, 0.8),
         RankLab: ("rank", 4, 5),
         RankOne: ("b1", 1, 1.1),
         SVIDLab: ("rows", 0.4, 0.5),
