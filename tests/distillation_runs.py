@@ -6,6 +6,10 @@ to be killed on the way.
 
 from __future__ import annotations
 
+import csv
+import os
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,9 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from qtools.distillation import DistillConfig, Distiller, Hinton
+from qtools.distillation import DistillConfig, Distiller, Hinton, OneBit, language
 from qtools.distillation.objectives import Summed
 from qtools.models import CharGPT
+
+ROOT = Path(__file__).parent.parent
 
 
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -184,8 +190,16 @@ device = "cpu"
 """
 
 
+def double_student(name: str, **settings: Any) -> nn.Module:
+    return language.onebit_student(name, **settings).double()
+
+
+def double_model(name: str) -> nn.Module:
+    return language.model(name).double()
+
+
 def small_recipe(folder: Path, out: str = "out") -> Path:
-    """Write a recipe, its model and its text into a folder; it takes 22 steps."""
+    """Write a recipe, its model and its text into a folder; it takes 20 steps."""
     (folder / "model").write_bytes(small_chargpt().save())
     (folder / "own.txt").write_text("the sea, the sea! the whale and the ship. " * 55)
     path = folder / f"{out}.toml"
@@ -193,17 +207,45 @@ def small_recipe(folder: Path, out: str = "out") -> Path:
     return path
 
 
+# ---- runs in processes of their own
+
+
 class Slow:
-    """`Hinton`, with time enough to be killed in; in checkpoints it is `Hinton`."""
+    """A loss with time enough to be killed in; in checkpoints it is the loss itself."""
+
+    def __init__(self, alpha: float = 1.0, loss: Any = None) -> None:
+        self.loss = OneBit(alpha) if loss is None else loss
 
     def __repr__(self) -> str:
-        return repr(Hinton())
+        return repr(self.loss)
 
     def __call__(self, student: nn.Module, teacher: nn.Module | None, batch: Any) -> Summed:
         time.sleep(0.01)
-        return Hinton()(student, teacher, batch)
+        found: Summed = self.loss(student, teacher, batch)
+        return found
+
+
+def launched(file: Path, *arguments: str) -> None:
+    """`qtools distill` on two processes of one thread each, under Accelerate's launcher."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    # --multi_gpu is how its launcher starts several processes; the file says that they use CPUs.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
+    command += ["--dynamo_backend=no", f"--main_process_port={port}"]
+    command += ["-m", "qtools.cli", "distill", "--config", str(file), *arguments]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote ") == 1, "only the main process speaks"
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    with (out / "steps.csv").open() as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    everything_by_chance(Path(sys.argv[1]), loss=Slow()).run()
+    everything_by_chance(Path(sys.argv[1]), loss=Slow(loss=Hinton())).run()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,9 +15,7 @@ from qtools import cli
 from qtools.distillation import fashion, recipe
 from qtools.distillation.recipe import Recipe
 from qtools.files import sha256
-from tests.distillation_runs import classifier
-
-ROOT = Path(__file__).parent.parent
+from tests.distillation_runs import classifier, launched, rows
 
 CLASSIFIER = """
 out = "out"
@@ -249,27 +243,6 @@ def test_fashion_mnist_from_the_file(file, monkeypatch):
 
 
 # ---- two processes
-
-
-def launched(file: Path, *arguments: str) -> None:
-    """Run the command on two processes of one thread each, under Accelerate's launcher."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    # --multi_gpu is how its launcher starts several processes; the file says that they use CPUs.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    command += ["--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
-    command += ["--dynamo_backend=no", f"--main_process_port={port}"]
-    command += ["-m", "qtools.cli", "distill", "--config", str(file), *arguments]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote ") == 1, "only the main process speaks"
-
-
-def rows(out: Path) -> list[dict[str, float]]:
-    with (out / "steps.csv").open() as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 @pytest.mark.slow

@@ -26,13 +26,13 @@ class DistillConfig:
     """Everything that decides the student's weights, beside models, data and loss.
 
     A *step* is one update of the weights. Its batch is the same examples in the same order whatever
-    the number of processes: each takes its share, in `accumulation` parts if that is what fits into
-    memory.
+    the number of processes: each takes its share, in parts if that is what fits into memory. So
+    one file serves one GPU and many: `batch_size / accumulation` examples is what each has at once.
     """
 
     epochs: int = 10
     batch_size: int = 128  # examples of a step, over all processes and parts
-    accumulation: int = 1  # parts that a process does one after another
+    accumulation: int = 1  # parts of a step; processes share them, each does its own one by one
     lr: float = 0.002
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
     weight_decay: float = 0.0

@@ -97,12 +97,12 @@ class Order:
         return self._permutation[place * self.batch_size : (place + 1) * self.batch_size]
 
 
-def parts(batch: Tensor, process: int, processes: int, accumulation: int) -> tuple[Tensor, ...]:
-    """Split a step's examples evenly over the processes, then each share into its parts.
+def parts(batch: Tensor, process: int, processes: int, each: int) -> tuple[Tensor, ...]:
+    """Split a step's examples evenly over the processes, then each share into so many parts.
 
     Sizes differ by one at most.
     """
-    return batch.tensor_split(processes)[process].tensor_split(accumulation)
+    return batch.tensor_split(processes)[process].tensor_split(each)
 
 
 def seed_step(seed: int, step: int, process: int, device: torch.device) -> None:

@@ -90,8 +90,9 @@ class Distiller:
             raise TypeError("data must be like torch.utils.data.TensorDataset, got a sequence")
         self.order = Order(len(data), config.batch_size, config.seed)
         self.steps = config.epochs * self.order.steps
-        shares = self.accelerator.num_processes * config.accumulation
-        if config.batch_size < shares:
+        processes = self.accelerator.num_processes
+        self._parts_each = -(-config.accumulation // processes)
+        if config.batch_size < (shares := processes * self._parts_each):
             raise ValueError(f"batch_size must be at least {shares}, one for each part")
         if teacher is not None:
             shared = {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}
@@ -192,20 +193,20 @@ class Distiller:
     def _batches(self, step: int) -> list[Any]:
         """Set chance for a step; return this process's parts of its batch."""
         a, data, index = self.accelerator, self.data, self.order.batch(step)
-        places = None
-        if isinstance(data, Drawing):  # the same for all processes, whoever takes which example
-            seed_step(self.config.seed, step, 0, a.device)
-            places = data.draw(index)
-        if places is None or a.process_index:
-            seed_step(self.config.seed, step, a.process_index, a.device)
-        if places is None:
+        seed = self.config.seed
+        if not isinstance(data, Drawing):
+            seed_step(seed, step, a.process_index, a.device)
             return [data[part] for part in self._parts(index)]
-        return [data.at(part) for part in self._parts(places)]
+        seed_step(seed, step, 0, a.device)  # whoever takes which example, all draw the same
+        drawn = data.draw(index)
+        if a.process_index:
+            seed_step(seed, step, a.process_index, a.device)
+        return [data.at(part) for part in self._parts(drawn)]
 
     def _parts(self, whole: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return each of this process's parts of what belongs to the examples of a step."""
         a = self.accelerator
-        return parts(whole, a.process_index, a.num_processes, self.config.accumulation)
+        return parts(whole, a.process_index, a.num_processes, self._parts_each)
 
     def _finish_gradient(self, items: float) -> float:
         """Divide the summed gradient by the number of items, shorten it; return its norm before."""
