@@ -1,6 +1,7 @@
 """Figures that answer to the hand: one class each, alive with and without a kernel."""
 
 from qtools.explore._base import Explorable
+from qtools.explore.bits_chart import BitsChart
 from qtools.explore.budget import Budget
 from qtools.explore.error_lab import ErrorLab
 from qtools.explore.fixed_point import FixedPoint
@@ -18,6 +19,7 @@ from qtools.explore.svid_lab import SVIDLab
 from qtools.explore.temperature import Temperature
 
 __all__ = [
+    "BitsChart",
     "Budget",
     "ErrorLab",
     "Explorable",
