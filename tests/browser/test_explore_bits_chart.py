@@ -52,7 +52,7 @@ def test_numbers_equal_qtools(beside: Any, step: float, show: Show) -> None:
 
 def lines(page: Page) -> list[str]:
     """The paragraphs below the chart that are shown."""
-    return [text for text in page.locator(".qx-sums p").all_inner_texts() if text]
+    return page.locator(".qx-sums p:visible").all_inner_texts()
 
 
 @pytest.mark.parametrize("group_size", GROUPS)
@@ -110,16 +110,27 @@ def centre(page: Page) -> tuple[float, float]:
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
+PLACES = """async (el, states) => {
+  const found = [];
+  for (const values of states) {
+    for (const [name, value] of Object.entries(values)) el.qtoolsModel.set(name, value);
+    await null;
+    const b = el.querySelector(".bc-ring").getBoundingClientRect();
+    found.push([b.x + b.width / 2, b.y + b.height / 2]);
+  }
+  return found;
+}"""
+ALL = [(method, bits, group) for method in METHODS for bits in BITS for group in GROUPS]
+
+
+def state_of(key: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(("method", "bits", "group_size"), key, strict=True))
+
+
 def places(page: Page) -> dict[tuple[Any, ...], tuple[float, float]]:
     """Where each of the 24 marks is: it is chosen through the model and its ring looked up."""
-    found = {}
-    for method in METHODS:
-        for bits in BITS:
-            for group in GROUPS:
-                state = {"method": method, "bits": bits, "group_size": group}
-                every.set_and_read(page, [state])
-                found[method, bits, group] = centre(page)
-    return found
+    centres = every.root(page).evaluate(PLACES, [state_of(key) for key in ALL])
+    return {key: (x, y) for key, (x, y) in zip(ALL, centres, strict=True)}
 
 
 @pytest.mark.parametrize("width", [1000, 390])
@@ -197,7 +208,8 @@ def test_arrows_go_along_sizes_and_across_methods(show: Show) -> None:
     assert every.state(page, "method", "bits", "group_size") == [names[2], 4, 64]
     text = every.control(page, "point").get_attribute("aria-valuetext")
     assert text
-    assert text.endswith(("not dominated", "dominated by 1", "dominated by 2"))
+    n = every.shown(page, "dominated")
+    assert text.endswith(f"dominated by {n:.0f}" if n else "not dominated")
 
 
 def test_buttons_choose(show: Show) -> None:
@@ -254,7 +266,7 @@ def test_without_the_trained_network_nothing_is_missing(show: Show) -> None:
     assert "OneBit" not in text
     assert "★" not in text
     assert "undefined" not in text
-    assert page.get_by_role("button").count() == 9
+    assert page.get_by_role("button").count() == 3 + 2 + 2 + 2 + 1
 
 
 def test_what_lies_in_the_shade_dominates(show: Show) -> None:
@@ -262,15 +274,15 @@ def test_what_lies_in_the_shade_dominates(show: Show) -> None:
     chart = BitsChart(record(5))
     page = show(chart)
     at = places(page)
-    for state in (dict(zip(("method", "bits", "group_size"), key, strict=True)) for key in at):
-        every.set_and_read(page, [state])
+    for key in at:
+        every.set_and_read(page, [state_of(key)])
         box = page.locator('.qx svg rect[style*="dasharray"]').bounding_box()
         assert box
-        # Marks of one size may be 9 pixels beside it, and a mark is no point.
-        inside = sum(
-            x <= box["x"] + box["width"] + 10 and y >= box["y"] - 0.5 for x, y in at.values()
-        )
-        assert inside - 1 == every.shown(page, "dominated"), state
+        # Marks of one size may be 9 pixels beside it; of what is level to a pixel nothing is asked.
+        right, top = box["x"] + box["width"] + 10, box["y"]
+        below = [y - top for k, (x, y) in at.items() if x <= right and k != key]
+        n = every.shown(page, "dominated")
+        assert sum(y >= 1 for y in below) <= n <= sum(y > -1 for y in below), key
 
 
 @pytest.mark.parametrize("width", [1000, 390, 340])
