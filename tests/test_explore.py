@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from qtools import QuantSpec, choose_qparams, fake_quantize
 from qtools.error import error_bound
 from qtools.explore import (
+    BitsChart,
     Budget,
     ErrorLab,
     Explorable,
@@ -58,8 +59,9 @@ KINDS: tuple[type[Explorable], ...] = (
     StraightThrough,
     SVIDLab,
     Temperature,
-    # Its record takes long to make.
+    # Their records take long to make.
     *([OneBitAblations] if (results_dir() / "onebit_chargpt.json").exists() else []),
+    *([BitsChart] if (results_dir() / "weight_only.json").exists() else []),
 )
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -120,6 +122,7 @@ def test_is_small(kind: type[Explorable]) -> None:
     # picture of 9408 bytes, in base64, and counts and singular values in decimal.
     tables = {Sensitivity: (17_000, 12_000), RankLab: (17_000, 10_000), Temperature: (3_200, 2_000)}
     tables[OneBitAblations] = (32_000, 14_000)  # 40 curves of 60 points, 26 texts
+    tables[BitsChart] = (1_600, 800)  # 25 networks, nine numbers each
     tables[MaskLab] = (6_500, 5_500)  # 1152 weights and half of a Gram matrix, two bytes each
     tables[OneBitWriter] = (527_000, 390_000)  # a language model of 383 kB, in base64
     table, packed = tables.get(kind, (0, 0))
@@ -198,6 +201,7 @@ def test_state_goes_both_ways(kind: type[Explorable]) -> None:
     changes = {
         StraightThrough: ("start", 0.5),
         MaskLab: ("sparsity", 7),
+        BitsChart: ("bits", 3),
         OneBitAblations: ("at", 7),
         OneBitWriter: ("share", 7.0),
         RankLab: ("rank", 7),

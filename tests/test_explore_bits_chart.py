@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 from itertools import pairwise
@@ -15,8 +14,7 @@ from hypothesis import strategies as st
 
 from qtools.explore.bits_chart import BITS, GROUPS, METHODS, BitsChart, Point
 from qtools.results import read_record, results_dir
-from tests import test_explore as every
-from tests.bits_charts import TEACHER, DrawnChart, record, trained
+from tests.bits_charts import TEACHER, record, trained
 
 #: With losses of one step in 0.02 many are equal: ties must not dominate each other.
 records = st.builds(record, st.integers(0, 10_000), st.sampled_from((1e-4, 0.02)))
@@ -28,26 +26,6 @@ states = st.fixed_dictionaries(
         "size": st.sampled_from(("bits", "bytes")),
     }
 )
-
-
-@pytest.mark.parametrize(
-    "check",
-    [
-        every.test_asks_for_nothing_from_anywhere,
-        every.test_is_one_module_with_no_imports,
-        every.test_is_the_same_every_time,
-        every.test_carries_the_live_view_and_the_page,
-    ],
-)
-def test_is_an_explorable(check: Any) -> None:
-    check(DrawnChart)
-
-
-def test_is_small() -> None:
-    fragment = DrawnChart().to_html().encode()
-    table = 1_600  # 25 networks of nine numbers
-    assert len(fragment) <= 28_000 + table
-    assert len(gzip.compress(fragment)) <= 10_000 + table / 2
 
 
 def row_of(table: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:

@@ -127,9 +127,10 @@ const explorable = {
       rivalName.textContent = nameOf(rival);
       rivalLine.hidden = !n;
       if (TRAINED) {
-        const [small, good] = [TRAINED[by] < p[by], TRAINED.nats < p.nats];
+        // What is equal as it is written is said to be.
+        const worse = TRAINED.nats - p.nats;
         trainedLine.hidden = p === TRAINED;
-        against.textContent = `, is ${small ? "smaller" : "no smaller"} and ${good ? "better" : `${fixed(TRAINED.nats - p.nats, 3)} nats worse`}.`;
+        against.textContent = `, is ${TRAINED[by] < p[by] ? "smaller" : "no smaller"} and ${Math.abs(worse) < 5e-4 ? "as good" : worse < 0 ? "better" : textOf("nats", worse) + " nats worse"}.`;
       }
       const says = `${nameOf(p)}: ${textOf("bits", p.bits_per_weight)} bits a weight, ${kilobytes(p.bytes)}, ${textOf("nats", p.nats)} nats, ${textOf("excess", r.excess)} against the teacher, ${n ? "dominated by " + n : "not dominated"}`;
       grip.sync(along().i, says);
@@ -208,7 +209,7 @@ function drawChart(group, svg, state, width) {
     path([...steps, [right, best.at(-1).y]], "qx-curve qx-total"),
     line(left, bottom, right, bottom, "qx-axis"),
     words(right, bottom + 35, by === "bytes" ? "kB, the whole file" : "bits a weight, scales included", "qx-small", "end"),
-    words(left + 5, bottom - 8, `◂ ${n || "none"}${TRAINED && beats(TRAINED, mine, by) ? " + ★" : ""} better, no larger`, "qx-bold", "start"),
+    words(left + 5, bottom - 8, `◂ ${n || "none"}${TRAINED && beats({ ...TRAINED, nats: TRAINED.nats + 5e-4 }, mine, by) ? " + ★" : ""} better, no larger`, "qx-bold", "start"),
   );
   for (const v of by === "bytes" ? [400, 600, 800, 1000, 1200, 1400] : [1, 2, 3, 4, 5]) {
     const at = x(by === "bytes" ? 1000 * v : v);

@@ -18,6 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page
 
 from qtools.explore import (
+    BitsChart,
     Budget,
     ErrorLab,
     Explorable,
@@ -58,6 +59,7 @@ EVERY: tuple[type[Explorable], ...] = (
     Temperature,
     # Its record takes long to make.
     *([OneBitAblations] if (results_dir() / "onebit_chargpt.json").exists() else []),
+    *([BitsChart] if (results_dir() / "weight_only.json").exists() else []),
 )
 SCHEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 
@@ -102,6 +104,7 @@ def moved(kind: type[Explorable]) -> tuple[str, int, float]:
     if kind is OneBitAblations:
         return "at", 20, 20 + kind()._data["stride"]
     controls: dict[type[Explorable], tuple[str, int, float]] = {
+        BitsChart: ("bits", 3, 4),
         MaskLab: ("sparsity", 4, 5),
         OneBitWriter: ("temperature", 0.7, 0.8),
         RankLab: ("rank", 4, 5),
