@@ -1830,4 +1830,184 @@ MISTAKES = [
         """,
         "torch.sign hides it",
     ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "floor",
+        """
+        def cross_entropy(z, v):
+            p, q = v.softmax(-1), z.softmax(-1)
+            n = len(z)
+            loss = -(p * z.log_softmax(-1)).sum() / n
+            return loss, -(p * v.log_softmax(-1)).sum() / n, (q - p) / n
+        """,
+        "not by the number of sequences",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "floor",
+        """
+        def cross_entropy(z, v):
+            p, q = v.softmax(-1), z.softmax(-1)
+            n = z[..., 0].numel()
+            loss = (p * (v.log_softmax(-1) - z.log_softmax(-1))).sum() / n
+            return loss, torch.zeros(()), (q - p) / n
+        """,
+        "that is the divergence",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "floor",
+        """
+        def cross_entropy(z, v):
+            p, q = v.softmax(-1), z.softmax(-1)
+            n = z[..., 0].numel()
+            loss = -(p * z.log_softmax(-1)).sum() / n
+            return loss, -(q * z.log_softmax(-1)).sum() / n, (q - p) / n
+        """,
+        "that is the student's entropy",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "floor",
+        """
+        def cross_entropy(z, v):
+            p, q = v.softmax(-1), z.softmax(-1)
+            n = z[..., 0].numel()
+            loss = -(p * z.log_softmax(-1)).sum() / n
+            return loss, -(p * v.log_softmax(-1)).sum() / n, (p - q) / n
+        """,
+        "Is your sign turned?",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "states",
+        """
+        def state_loss(student, teacher, mask):
+            total = 0.0
+            for s, t in zip(student, teacher):
+                cosine = torch.nn.functional.cosine_similarity(s, t, dim=-1)
+                total = total + ((2 - 2 * cosine) * mask).mean()
+            return total
+        """,
+        "two of them do not count",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "states",
+        """
+        def state_loss(student, teacher, mask):
+            keep, total = mask.bool(), 0.0
+            for s, t in zip(student, teacher):
+                total = total + (s - t).square().sum(-1)[keep].sum()
+            return total / keep.sum()
+        """,
+        "Did you normalise both sides?",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "states",
+        """
+        def state_loss(student, teacher, mask):
+            keep, total = mask.bool(), 0.0
+            for s, t in zip(student, teacher):
+                cosine = torch.nn.functional.cosine_similarity(s, t, dim=-1)
+                total = total + (2 - 2 * cosine)[keep].sum() / len(student)
+            return total / keep.sum()
+        """,
+        "Equation 8 adds layers up",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "alpha",
+        """
+        def effective_alpha(alpha, factor, T):
+            return alpha * factor * T
+
+
+        def factor_for(T):
+            return 1 / T
+        """,
+        "the inverse",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "alpha",
+        """
+        def effective_alpha(alpha, factor, T):
+            return alpha / factor
+
+
+        def factor_for(T):
+            return 1.0
+        """,
+        "has not divided by the T tokens",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "alpha",
+        """
+        def effective_alpha(alpha, factor, T):
+            return alpha / (factor * T)
+
+
+        def factor_for(T):
+            return T
+        """,
+        "do not multiply",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "reach",
+        """
+        def reach(rates, beta1, beta2):
+            return sum(rates)
+
+
+        def may_flip(w, rates, beta1, beta2):
+            return (w.abs() <= reach(rates, beta1, beta2)).double().mean().item()
+        """,
+        "Adam's steps can be longer",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "reach",
+        """
+        import math
+
+
+        def reach(rates, beta1, beta2):
+            total = 0.0
+            for T in range(1, len(rates) + 1):
+                a = [(1 - beta1) * beta1**k / (1 - beta1**T) for k in range(T)]
+                c = [(1 - beta2) * beta2**k / (1 - beta2**T) for k in range(T)]
+                total += max(rates) * math.sqrt(sum(x * x / y for x, y in zip(a, c)))
+            return total
+
+
+        def may_flip(w, rates, beta1, beta2):
+            return (w.abs() <= reach(rates, beta1, beta2)).double().mean().item()
+        """,
+        "Did you take the peak for all?",
+    ),
+    Mistake(
+        "14-distilling-to-one-bit",
+        "reach",
+        """
+        import math
+
+
+        def reach(rates, beta1, beta2):
+            total = 0.0
+            for T, rate in enumerate(rates, 1):
+                a = [(1 - beta1) * beta1**k / (1 - beta1**T) for k in range(T)]
+                c = [(1 - beta2) * beta2**k / (1 - beta2**T) for k in range(T)]
+                total += rate * math.sqrt(sum(x * x / y for x, y in zip(a, c)))
+            return total
+
+
+        def may_flip(w, rates, beta1, beta2):
+            return (w <= reach(rates, beta1, beta2)).double().mean().item()
+        """,
+        "compare |w|",
+    ),
 ]
