@@ -12,8 +12,8 @@ import torch
 import typer
 
 import qtools
+from qtools import causal, evaluation, models, onebit, recipes, weight_only
 from qtools import data as sets
-from qtools import evaluation, models, onebit, recipes, weight_only
 from qtools.distillation.nonfinite import NonFiniteError
 from qtools.distillation.recipe import Recipe
 from qtools.onebit import storage
@@ -175,9 +175,7 @@ def distill(
             typer.echo(f"wrote {recipe.out / 'student.safetensors'} and {recipe.out / 'run.json'}")
 
 
-Model = Annotated[
-    str, typer.Argument(help=f"{', '.join(evaluation.NAMES)}, or a file of a CharGPT.")
-]
+Model = Annotated[str, typer.Argument(help=f"{', '.join(evaluation.NAMES)}, or a model's file.")]
 
 
 @app.command()
@@ -186,7 +184,8 @@ def pack(
 ) -> None:
     """Write the student of a distillation, signs as bits, all else in float16: packed.safetensors.
 
-    It stands beside the student's own file.
+    It stands beside the student's own file; of a model of transformers, so do its configuration
+    and tokenizer.
     """
     with _plain_errors():
         recipe = Recipe.read(config)
@@ -194,6 +193,7 @@ def pack(
         student = recipe.student()
         onebit.pack_(student)
         student.half()
+        causal.keep_beside(student, recipe.out)
         typer.echo(f"{onebit.save(student, path)}\nwrote {path}")
 
 
@@ -201,11 +201,11 @@ def pack(
 def generate(
     model: Model,
     prompt: Annotated[str, typer.Option(help="What it continues.")] = "Call me Ishmael",
-    length: Annotated[int, typer.Option(min=1, help="Characters to write.")] = 400,
+    length: Annotated[int, typer.Option(min=1, help="Characters or tokens to write.")] = 400,
     temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest.")] = 0.8,
     seed: Seed = 0,
 ) -> None:
-    """Let a CharGPT write on."""
+    """Let a language model write on: a CharGPT, or one of transformers that was packed."""
     with _plain_errors():
         network = evaluation.load(model)
         tokens = network.encode(prompt)[None]
@@ -239,7 +239,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Foretell the held-out tenth of Moby Dick, character by character."""
+    """Foretell the held-out tenth of Moby Dick, character by character or token by token."""
     with _plain_errors():
         if (weights is None) != (bits is None) or (weights is None and group_size is not None):
             raise ValueError("--weights and --bits go together, and --group-size with them")

@@ -12,7 +12,8 @@ import safetensors
 import torch
 from torch import Tensor
 
-from qtools import onebit, text, weight_only
+from qtools import causal, onebit, text, weight_only
+from qtools.causal import Causal
 from qtools.models import WEIGHTS, CharGPT
 from qtools.onebit import PackedOneBitLinear, container
 from qtools.weight_only import WeightOnlyLinear
@@ -33,7 +34,8 @@ class Evaluation(NamedTuple):
     Attributes
     ----------
     nats_per_char, perplexity, top1 : float
-        Of the held-out text, see `qtools.text.foretell`.
+        Of the held-out text, see `qtools.text.foretell`. Perplexity is a character's, also of a
+        model that reads tokens; top1 is the share of its tokens.
     bytes : int
         Of the model's file, with all that was not quantized as float16.
     bits_per_weight : float
@@ -47,10 +49,11 @@ class Evaluation(NamedTuple):
     bits_per_weight: float
 
 
-def load(model: str) -> CharGPT:
+def load(model: str) -> CharGPT | Causal:
     """A model by its name, or from a file of `CharGPT.save`, `weight_only.save`, `onebit.save`.
 
-    A file of `onebit.save` has to be of a network of the teacher's shape.
+    A file of `onebit.save` has to be of a network of the teacher's shape, or of transformers with
+    its configuration and tokenizer beside it, as `qtools pack` writes them.
 
     Raises
     ------
@@ -72,11 +75,11 @@ def load(model: str) -> CharGPT:
             weight_only.load_(network, path)
             return network.float().eval()
         if container.KIND in metadata:
-            return _one_bit(path)
+            return causal.read(path) if causal.is_beside(path) else _one_bit(path)
         return CharGPT.load(path.read_bytes())
     except (KeyError, TypeError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{model} is no file of a CharGPT: {reason}") from error
+        raise ValueError(f"{model} is no file of a language model: {reason}") from error
 
 
 def _one_bit(path: Path) -> CharGPT:
@@ -87,7 +90,7 @@ def _one_bit(path: Path) -> CharGPT:
     return network.float().eval()
 
 
-def calibration(model: CharGPT, seed: int = 0, windows: int = CALIBRATION) -> list[Tensor]:
+def calibration(model: CharGPT | Causal, seed: int = 0, windows: int = CALIBRATION) -> list[Tensor]:
     """Windows of the training text, drawn without replacement, 16 to a batch."""
     pieces = text.Windows(model.encode(text.split()[0]), model.context)
     with torch.random.fork_rng(devices=()):
@@ -96,7 +99,7 @@ def calibration(model: CharGPT, seed: int = 0, windows: int = CALIBRATION) -> li
     return list(drawn.split(16))
 
 
-def evaluate(model: CharGPT) -> Evaluation:
+def evaluate(model: CharGPT | Causal) -> Evaluation:
     """Foretell the held-out text.
 
     Raises
@@ -104,21 +107,24 @@ def evaluate(model: CharGPT) -> Evaluation:
     ValueError
         If the text has characters that the model does not know.
     """
-    found = text.foretell(model, model.encode(text.split()[1]), model.context)
+    content, batch = text.split()[1], 1 if isinstance(model, Causal) else 32
+    tokens = model.encode(content)
+    found = text.foretell(model, tokens, model.context, batch)
     layers = [m for m in model.modules() if isinstance(m, (WeightOnlyLinear, PackedOneBitLinear))]
     weights = sum(m.in_features * m.out_features for m in layers)
     bits = 8 * sum(m.weight_bytes for m in layers) / weights if layers else 16.0
-    nats, top1 = found
+    nats, top1 = found.nats * ((len(tokens) - 1) / (len(content) - 1)), found.top1
     return Evaluation(nats, text.perplexity(nats), top1, file_bytes(model), bits)
 
 
-def file_bytes(model: CharGPT) -> int:
+def file_bytes(model: CharGPT | Causal) -> int:
     """Bytes of the model's file, written and counted; what was not quantized as float16."""
-    half, kinds = copy.deepcopy(model).half(), {type(m) for m in model.modules()}
+    network = model.network if isinstance(model, Causal) else model
+    half, kinds = copy.deepcopy(network).half(), {type(m) for m in model.modules()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         if PackedOneBitLinear in kinds:
             return onebit.save(half, path).file_bytes
         if WeightOnlyLinear in kinds:
             return weight_only.save(half, path)
-    return len(half.save())
+    return len(half.save())  # type: ignore[operator]

@@ -100,7 +100,7 @@ def test_text_in_the_tokens_of_another_model(file, tmp_path):
 
 def test_a_name_that_is_a_file_of_something_else(file, tmp_path):
     (tmp_path / "model").write_text("{}")
-    refused(file, "is no file of a CharGPT")
+    refused(file, "is no file of a language model")
 
 
 def test_nothing_is_drawn_and_nothing_stays_changed():

@@ -74,7 +74,7 @@ def test_evaluate_quantizes_first(short, tmp_path, method):
     [
         (["chargpt"], "model must be chargpt-teacher or a file, got 'chargpt'"),
         (["{tmp}"], "or a file"),
-        (["{tmp}/text"], "is no file of a CharGPT"),
+        (["{tmp}/text"], "is no file of a language model"),
         (["chargpt-teacher", "--weights", "rtn"], "--weights and --bits go together"),
         (["chargpt-teacher", "--bits", "4"], "--weights and --bits go together"),
         (["chargpt-teacher", "--group-size", "4"], "--group-size with them"),

@@ -12,13 +12,13 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from qtools import evaluation, text
+from qtools.causal import transformers
 from qtools.distillation.config import DistillConfig
 from qtools.distillation.loop import Evaluation
 from qtools.models import CharGPT
@@ -42,12 +42,16 @@ def model(name: str = CHARGPT) -> nn.Module:
     if (ours := _chargpt(name)) is not None:
         return ours
     try:
-        found: nn.Module = _transformers().AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True
+        found, report = transformers().AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except OSError as error:
         raise ValueError(f"name must be {CHARGPT!r} or a model of transformers: {error}") from error
-    return found.eval()
+    # transformers draws what a file lacks by chance, and only warns.
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"the weights of {name} must be complete, {missing[0]} is not there")
+    network: nn.Module = found
+    return network.eval()
 
 
 def onebit_student(
@@ -155,15 +159,20 @@ def windows(name: str = CHARGPT, file: str | None = None, context: int = 256) ->
     return text.Windows(encoded(name, text.split(_read(file))[0]), context)
 
 
-def held_out(name: str = CHARGPT, file: str | None = None, context: int = 256) -> Evaluation:
-    """Return a function from a network to nats a token on the last 10 % of the text."""
+def held_out(
+    name: str = CHARGPT, file: str | None = None, context: int = 256, batch: int = 32
+) -> Evaluation:
+    """Return a function from a network to nats a token on the last 10 % of the text.
+
+    It reads so many windows at a time; a large vocabulary makes large logits.
+    """
     tokens = encoded(name, text.split(_read(file))[1])
     if len(tokens) <= context:
         raise ValueError(f"the text must have more than {10 * context} tokens, it is too short")
 
     def evaluate(network: nn.Module) -> dict[str, float]:
         device = next(network.parameters()).device
-        return {"nats": text.nats_per_character(network, tokens.to(device), context)}
+        return {"nats": text.nats_per_character(network, tokens.to(device), context, batch)}
 
     return evaluate
 
@@ -172,7 +181,10 @@ def encoded(name: str, content: str) -> Tensor:
     """Tokens of a text, int64 [tokens], as the model `name` reads it."""
     if (ours := _chargpt(name)) is not None:
         return ours.encode(content)
-    tokenizer = _transformers().AutoTokenizer.from_pretrained(name)
+    try:
+        tokenizer = transformers().AutoTokenizer.from_pretrained(name)
+    except OSError as error:
+        raise ValueError(f"name must be {CHARGPT!r} or a model of transformers: {error}") from error
     return torch.tensor(tokenizer(content)["input_ids"], dtype=torch.int64)
 
 
@@ -180,7 +192,12 @@ def _chargpt(name: str) -> CharGPT | None:
     """The book's model or one from a file; None for a name that is transformers' to know."""
     if name == CHARGPT:
         return CharGPT.pretrained()
-    return evaluation.load(name) if Path(name).is_file() else None
+    if not Path(name).is_file():
+        return None
+    found = evaluation.load(name)
+    if not isinstance(found, CharGPT):
+        raise ValueError(f"name must be a file of a CharGPT, got {name}")
+    return found
 
 
 def _read(file: str | None) -> str | None:
@@ -190,13 +207,3 @@ def _read(file: str | None) -> str | None:
         return Path(file).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} must be text in UTF-8: {error}") from error
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError("only chargpt goes without transformers: pip install transformers") from (
-            error
-        )
-    return transformers
