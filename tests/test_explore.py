@@ -45,6 +45,7 @@ from qtools.fixed_point import FixedPointMultiplier, multiply
 from qtools.results import results_dir
 
 KINDS: tuple[type[Explorable], ...] = (
+    BitsChart,
     Budget,
     NumberLines,
     ErrorLab,
@@ -59,9 +60,8 @@ KINDS: tuple[type[Explorable], ...] = (
     StraightThrough,
     SVIDLab,
     Temperature,
-    # Their records take long to make.
+    # Its record takes long to make.
     *([OneBitAblations] if (results_dir() / "onebit_chargpt.json").exists() else []),
-    *([BitsChart] if (results_dir() / "weight_only.json").exists() else []),
 )
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"

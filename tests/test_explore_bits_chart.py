@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtools.explore.bits_chart import BITS, GROUPS, METHODS, BitsChart, Point
-from qtools.results import read_record, results_dir
+from qtools.results import read_record
 from tests.bits_charts import TEACHER, record, trained
 
 #: With losses of one step in 0.02 many are equal: ties must not dominate each other.
@@ -129,9 +129,6 @@ def test_charts_of_two_records_do_not_mix() -> None:
     assert first.get_state()["_esm"] == BitsChart(record(1))._esm
 
 
-@pytest.mark.skipif(
-    not (results_dir() / "weight_only.json").exists(), reason="the record is not there yet"
-)
 def test_what_the_chart_is_there_to_show() -> None:
     """At 2 bits GPTQ loses least, by far; at 1 bit nothing is of use."""
     table = read_record("weight_only")

@@ -39,7 +39,7 @@ const plural = (b) => (b === 1 ? "1 bit" : b + " bits");
 const nameOf = ({ method, bits, group_size }) => METHODS[method][0] + (method === "onebit" ? "" : `, ${plural(bits)}, a scale per ${group_size ? group_size + " columns" : "row"}`);
 // How each number is written; the names end alike.
 const TEXTS = {
-  bits_per_weight: (v) => fixed(v, 2), bits: (v) => fixed(v, 2), bytes: kilobytes, nats: (v) => fixed(v, 3), deviation: (v) => fixed(v, 3),
+  bits_per_weight: (v) => fixed(v, 3), bits: (v) => fixed(v, 3), bytes: kilobytes, nats: (v) => fixed(v, 3), deviation: (v) => fixed(v, 3),
   perplexity: (v) => fixed(v, 2), smaller: (v) => fixed(v, 1) + "×", times: (v) => fixed(v, 2) + "×", excess: (v) => (v < 0 ? "" : "+") + fixed(v, 3) + " nats", dominated: (v) => v || "none",
 };
 const textOf = (name, v) => String((TEXTS[name] ?? TEXTS[name.split("_")[1]])(v));
@@ -130,7 +130,7 @@ const explorable = {
         // What is equal as it is written is said to be.
         const worse = TRAINED.nats - p.nats;
         trainedLine.hidden = p === TRAINED;
-        against.textContent = `, is ${TRAINED[by] < p[by] ? "smaller" : "no smaller"} and ${Math.abs(worse) < 5e-4 ? "as good" : worse < 0 ? "better" : textOf("nats", worse) + " nats worse"}.`;
+        against.textContent = `, is ${["smaller", "as large", "larger"][Math.sign(TRAINED[by] - p[by]) + 1]} and ${Math.abs(worse) < 5e-4 ? "as good" : worse < 0 ? "better" : textOf("nats", worse) + " nats worse"}.`;
       }
       const says = `${nameOf(p)}: ${textOf("bits", p.bits_per_weight)} bits a weight, ${kilobytes(p.bytes)}, ${textOf("nats", p.nats)} nats, ${textOf("excess", r.excess)} against the teacher, ${n ? "dominated by " + n : "not dominated"}`;
       grip.sync(along().i, says);
@@ -183,9 +183,9 @@ function drawChart(group, svg, state, width) {
   const x = (v) => left + 22 + ((v - small) / (large - small)) * (right - left - 44);
   const y = (v) => bottom - 30 - ((stretch(v) - low) / (high - low)) * (bottom - top - 46);
   const places = POINTS.map((p) => ({ p, at: x(p[by]), y: y(p[state.loss]) }));
-  // Marks of one size that would cover each other stand side by side.
+  // Marks that would cover each other stand side by side.
   for (const q of places) {
-    const near = places.filter((o) => Math.abs(o.at - q.at) < 1 && Math.abs(o.y - q.y) < 9);
+    const near = places.filter((o) => Math.abs(o.at - q.at) < 8 && Math.abs(o.y - q.y) < 9);
     q.x = q.at + (near.indexOf(q) - (near.length - 1) / 2) * 9;
   }
   const here = places.find((q) => q.p === mine);
@@ -221,7 +221,7 @@ function drawChart(group, svg, state, width) {
   // The chosen mark is drawn last.
   out.push(...[...places.filter((q) => q !== here), here].map(mark));
   const star = places.find((q) => q.p === TRAINED);
-  if (star) out.push(words(star.x + 12, star.y + 4, width < 560 ? "trained" : "trained: chapter 14", "qx-small", "start"));
+  if (star) out.push(words(star.x - 10, star.y + 22, width < 560 ? "trained" : "trained: chapter 14", "qx-small", "start"));
   group.replaceChildren(...out);
   return places;
 }

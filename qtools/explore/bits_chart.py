@@ -28,10 +28,10 @@ class Point(NamedTuple):
         How its weights were quantized.
     bits_per_weight : float
         Of the quantized matrices, with their scales, zero points and padding.
-    bytes : int
-        Of the whole file.
+    bytes : float
+        Of the whole file; this and the other numbers are means over the ``seeds``.
     nats, perplexity : float
-        Of a character of the held-out text; means over the ``seeds``.
+        Of a character of the held-out text.
     deviation : float
         Of the nats over the seeds, 0 for one.
     """
@@ -40,7 +40,7 @@ class Point(NamedTuple):
     bits: int
     group_size: int | None
     bits_per_weight: float
-    bytes: int
+    bytes: float
     nats: float
     perplexity: float
     deviation: float

@@ -47,6 +47,7 @@ KINDS: tuple[type[Explorable], ...] = (Budget, NumberLines, ErrorLab, FixedPoint
 # With those whose numbers and hands have a test file of their own.
 EVERY: tuple[type[Explorable], ...] = (
     *KINDS,
+    BitsChart,
     MaskLab,
     ObserverLab,
     OneBitWriter,
@@ -59,7 +60,6 @@ EVERY: tuple[type[Explorable], ...] = (
     Temperature,
     # Its record takes long to make.
     *([OneBitAblations] if (results_dir() / "onebit_chargpt.json").exists() else []),
-    *([BitsChart] if (results_dir() / "weight_only.json").exists() else []),
 )
 SCHEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 

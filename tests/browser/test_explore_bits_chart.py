@@ -73,15 +73,15 @@ def test_words_say_whether_it_is_dominated(bits: int, group_size: Any, show: Sho
         )
         assert text[1].startswith("The smallest of them: ")
         assert (
-            f"({numbers['rival_bits']:.2f} bits a weight, {numbers['rival_bytes'] / 1000:.0f} kB,"
+            f"({numbers['rival_bits']:.3f} bits a weight, {numbers['rival_bytes'] / 1000:.0f} kB,"
             f" {numbers['rival_nats']:.3f} nats). Go to it"
         ) in text[1]
     other = BitsChart(record(), trained(), method="onebit").chosen()
-    small = "smaller" if other.bits_per_weight < p.bits_per_weight else "no smaller"
+    small = "smaller" if other.bits_per_weight < p.bits_per_weight else "larger"
     worse = round(other.nats - p.nats, 3)
     good = "better" if worse < 0 else f"{worse:.3f} nats worse" if worse else "as good"
     assert text[-1] == (
-        "★ OneBit, trained in chapter 14 (1.15 bits a weight, 425 kB, 1.430 nats),"
+        "★ OneBit, trained in chapter 14 (1.150 bits a weight, 425 kB, 1.430 nats),"
         f" is {small} and {good}."
     )
 
@@ -90,7 +90,7 @@ def test_text_is_the_number_rounded(show: Show) -> None:
     chart = DrawnChart(method="gptq")
     page, numbers = show(chart), chart.compute()
     text = {n.get_attribute("data-name"): n.inner_text() for n in page.locator("output").all()}
-    assert text["bits_per_weight"] == f"{numbers['bits_per_weight']:.2f}"
+    assert text["bits_per_weight"] == f"{numbers['bits_per_weight']:.3f}"
     assert text["bytes"] == f"{numbers['bytes'] / 1000:.0f} kB"
     assert text["smaller"] == f"{numbers['smaller']:.1f}×"
     assert text["nats"] == f"{numbers['nats']:.3f}"
@@ -316,7 +316,7 @@ def test_screen_reader_hears_the_result(show: Show) -> None:
     page.wait_for_function("document.querySelector('[role=status]').textContent !== ''")
     n = numbers["dominated"]
     assert page.locator('[role="status"]').inner_text() == (
-        f"Round to nearest, 3 bits, a scale per row: {numbers['bits_per_weight']:.2f} bits a"
+        f"Round to nearest, 3 bits, a scale per row: {numbers['bits_per_weight']:.3f} bits a"
         f" weight, {numbers['bytes'] / 1000:.0f} kB, {numbers['nats']:.3f} nats,"
         f" +{numbers['excess']:.3f} nats against the teacher,"
         f" {f'dominated by {n}' if n else 'not dominated'}"
