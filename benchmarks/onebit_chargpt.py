@@ -60,10 +60,10 @@ BASE = Setting()
 RIVALS = (
     Setting("two bits", start="copied", rate=0.002),
     Setting("ternary", start="copied", rate=0.002),
-    Setting("bitnet", start="copied", rate=0.006),
+    Setting("bitnet", start="copied", rate=0.002),
 )
-#: The rivals at the rate that was worse for them.
-TRIED = tuple(rival._replace(rate=0.008 - rival.rate) for rival in RIVALS)
+#: The same at another rate: worse for all of them, and for OneBit.
+TRIED = tuple(setting._replace(rate=0.008 - setting.rate) for setting in (BASE, *RIVALS))
 FACTORIAL = tuple(
     Setting(start=start, layer_norm=norm, alpha=alpha)
     for norm, alpha, start in itertools.product(
