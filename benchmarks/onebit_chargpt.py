@@ -6,7 +6,7 @@ All runs have the same number of steps (but for those that vary it) and see wind
 text in an order that the seed draws. OneBit's three ingredients, where the layers start, the
 LayerNorm and the loss on hidden states, are combined in all ways; everything else changes one thing
 at a time. The rivals, BitNet's layer, its ternary one and 2 bits with learned steps, have the loss
-on hidden states too. Each has tried another learning rate of the latent weights, see `TRIED`.
+on hidden states too. All have tried another learning rate of the latent weights, see `TRIED`.
 
 Each student is packed before it foretells the held-out text. Without ``--write`` one seed. With it
 three for the rows that the book compares, two runs at a time, one thread each; finished runs are
@@ -62,7 +62,8 @@ RIVALS = (
     Setting("ternary", start="copied", rate=0.002),
     Setting("bitnet", start="copied", rate=0.002),
 )
-#: The same at another rate: worse for all of them, and for OneBit.
+#: The same at another rate: worse for the rivals, better for OneBit, whose rows all have the rate
+#: of its long run.
 TRIED = tuple(setting._replace(rate=0.008 - setting.rate) for setting in (BASE, *RIVALS))
 FACTORIAL = tuple(
     Setting(start=start, layer_norm=norm, alpha=alpha)
