@@ -1523,6 +1523,175 @@ MISTAKES = [
         "column must be [k, i, kh, 1]",
     ),
     Mistake(
+        "11-weights-only",
+        "read",
+        """
+        def bytes_per_token(weights, bits, layers, width, tokens, batch=1):
+            return batch * (weights * bits / 8 + 4 * layers * width * tokens)
+
+
+        def crossover(weights, bits, layers, width):
+            return weights * bits / (32 * layers * width)
+        """,
+        "once for the whole batch",
+    ),
+    Mistake(
+        "11-weights-only",
+        "read",
+        """
+        def bytes_per_token(weights, bits, layers, width, tokens, batch=1):
+            return weights * bits / 8 + 2 * layers * width * tokens * batch
+
+
+        def crossover(weights, bits, layers, width):
+            return weights * bits / (16 * layers * width)
+        """,
+        "a key AND a value",
+    ),
+    Mistake(
+        "11-weights-only",
+        "read",
+        """
+        def bytes_per_token(weights, bits, layers, width, tokens, batch=1):
+            return weights * bits / 8 + 4 * layers * width * tokens * batch
+
+
+        def crossover(weights, bits, layers, width):
+            return weights * 16 / (32 * layers * width)
+        """,
+        "fewer bits in the weights",
+    ),
+    Mistake(
+        "11-weights-only",
+        "bits",
+        """
+        def true_bits(rows, columns, bits, group_size, symmetric=False, input_scale=False):
+            return bits + 16 / columns
+        """,
+        "every group has a scale",
+    ),
+    Mistake(
+        "11-weights-only",
+        "bits",
+        """
+        def true_bits(rows, columns, bits, group_size, symmetric=False, input_scale=False):
+            return bits + (16 if symmetric else 32) / group_size
+        """,
+        "as many bits as a code",
+    ),
+    Mistake(
+        "11-weights-only",
+        "bits",
+        """
+        def true_bits(rows, columns, bits, group_size, symmetric=False, input_scale=False):
+            zero = 0 if symmetric else bits
+            return bits + (16 + zero) / group_size + (16 / rows if input_scale else 0)
+        """,
+        "takes a whole byte in its row",
+    ),
+    Mistake(
+        "11-weights-only",
+        "gptq",
+        """
+        def gptq_row(w, H, levels, damping=0.01):
+            nearest = (levels[None] - w[:, None]).abs().argmin(1)
+            return levels[nearest].double()
+
+
+        def e_of(w, hat, H, damping=0.01):
+            return w - hat
+        """,
+        "that is the nearest level",
+    ),
+    Mistake(
+        "11-weights-only",
+        "gptq",
+        """
+        def gptq_row(w, H, levels, damping=0.01):
+            inverse = torch.linalg.inv(H.double())
+            w, hat = w.double().clone(), torch.zeros(len(w)).double()
+            for j in range(len(w)):
+                hat[j] = levels[(levels - w[j]).abs().argmin()]
+                w[j:] -= (w[j] - hat[j]) / inverse[j, j] * inverse[j, j:]
+            return hat
+
+
+        def e_of(w, hat, H, damping=0.01):
+            return w - hat
+        """,
+        "does the inverse shrink with every step?",
+    ),
+    Mistake(
+        "11-weights-only",
+        "gptq",
+        """
+        def gptq_row(w, H, levels, damping=0.01):
+            H = H.double() + damping * H.double().diagonal().mean() * torch.eye(len(H))
+            U = torch.linalg.cholesky(torch.linalg.inv(H), upper=True)
+            w, hat = w.double().clone(), torch.zeros(len(w)).double()
+            for j in range(len(w)):
+                hat[j] = levels[(levels - w[j]).abs().argmin()]
+                w[j:] -= (w[j] - hat[j]) / U[j, j] * U[j, j:]
+            return hat
+
+
+        def e_of(w, hat, H, damping=0.01):
+            H = H.double() + damping * H.double().diagonal().mean() * torch.eye(len(H))
+            return (w - hat).double() @ torch.linalg.cholesky(torch.linalg.inv(H))
+        """,
+        "you multiplied by U",
+    ),
+    Mistake(
+        "11-weights-only",
+        "awq",
+        """
+        def search(w, H, quantize, alphas):
+            x, best = H.diagonal().sqrt(), None
+            for alpha in sorted(alphas):
+                t = x**-alpha
+                t = t / (t.max() * t.min()).sqrt()
+                error = float((w - quantize(w / t) * t).square().sum())
+                if best is None or error < best[1]:
+                    best = alpha, error
+            return best
+        """,
+        "the output's has H in it",
+    ),
+    Mistake(
+        "11-weights-only",
+        "awq",
+        """
+        def search(w, H, quantize, alphas):
+            x, best = H.diagonal().sqrt(), None
+            for alpha in sorted(alphas):
+                t = x**-alpha
+                t = t / (t.max() * t.min()).sqrt()
+                d = w - quantize(w * t) / t
+                error = float(((d @ H) * d).sum())
+                if best is None or error < best[1]:
+                    best = alpha, error
+            return best
+        """,
+        "loud inputs want LARGER weights",
+    ),
+    Mistake(
+        "11-weights-only",
+        "awq",
+        """
+        def search(w, H, quantize, alphas):
+            x, best = H.diagonal().sqrt(), None
+            for alpha in sorted(alphas):
+                t = x**-alpha
+                t = t / (t.max() * t.min()).sqrt()
+                d = w - quantize(w / t) * t
+                error = float(((d @ H) * d).sum())
+                if best is None or error <= best[1]:
+                    best = alpha, error
+            return best
+        """,
+        "the smallest is 0",
+    ),
+    Mistake(
         "12-rank-one-and-svid",
         "decompose",
         """
