@@ -81,8 +81,11 @@ def _faults(page: Page, root: Locator) -> list[str]:
 
 
 def _keys(control: Locator) -> list[str]:
-    if control.get_attribute("type") == "checkbox":
+    kind = control.get_attribute("type")
+    if kind in ("checkbox", "text"):
         return ["Space"]
+    if control.get_attribute("role") == "application":  # arrows move a cursor, Space marks
+        return ["ArrowRight", "Space"]
     return ["ArrowRight", "ArrowLeft", "ArrowDown", "ArrowUp"]
 
 
