@@ -17,16 +17,15 @@ from there.
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks._runs import Row, deviation, is_of, resumable, wants_to_write
+from benchmarks._language import measured, summary
+from benchmarks._runs import Row, is_of, resumable, wants_to_write
 from qtools import evaluation, text
 from qtools.distillation import DistillConfig, Distiller, OneBit
 from qtools.distillation.language import onebit_student, two_rates
@@ -142,11 +141,7 @@ def run(setting: Setting, seed: int) -> Row:
     return {
         **setting._asdict(),
         "seed": seed,
-        "nats": round(found.nats_per_char, 4),
-        "perplexity": round(found.perplexity, 4),
-        "top1": round(found.top1, 4),
-        "bytes": found.bytes,
-        "bits_per_weight": round(found.bits_per_weight, 4),
+        **measured(found),
         "train_seconds": round(trained - start, 1),
         "seconds": round(time.perf_counter() - start, 1),
         "curve": [[row["step"], round(row["logits"], 3)] for row in history.steps],
@@ -159,20 +154,6 @@ def sample(model: CharGPT) -> str:
     chance = torch.Generator().manual_seed(0)
     tokens = model.encode(PROMPT)[None]
     return model.decode(model.generate(tokens, LENGTH, TEMPERATURE, chance)[0])
-
-
-def summary(rows: list[Row], settings: Iterable[Setting] = SETTINGS) -> list[Row]:
-    """Mean over the seeds of each setting, and the deviation of the nats."""
-    table = []
-    for setting in settings:
-        of = [r for r in rows if is_of(r, setting)]
-        mean = {
-            name: round(statistics.mean(r[name] for r in of), 4)
-            for name in ("nats", "perplexity", "top1", "bytes", "bits_per_weight")
-        }
-        spread = {"deviation": deviation([r["nats"] for r in of]), "seeds": len(of)}
-        table.append({**setting._asdict(), **mean, **spread})
-    return table
 
 
 def order(seeds: int) -> list[tuple[Setting, int]]:
@@ -191,7 +172,7 @@ def main() -> None:
     for row in resumable(order(SEEDS if write else 1), kept, run, WORKERS):
         rows.append(row)
         print({k: v for k, v in row.items() if k not in ("curve", "sample")}, flush=True)
-    table, tried = summary(rows), summary(rows, TRIED)
+    table, tried = summary(rows, SETTINGS), summary(rows, TRIED)
     for line in (*table, *tried):
         print(line)
     if write:

@@ -31,15 +31,11 @@ RECIPE = ROOT / "recipes" / "chargpt_onebit.toml"
 WEIGHT_FILE = WEIGHTS / "chargpt_onebit.safetensors"
 
 
-def table(path: Path) -> list[list[float]]:
-    """Rows of a CSV file that a run wrote, numbers with the digits that matter."""
+def table(path: Path) -> tuple[list[str], list[list[float]]]:
+    """Columns and rows of a CSV file that a run wrote, numbers with the digits that matter."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [[float(f"{float(cell):.6g}") for cell in row] for row in list(csv.reader(file))[1:]]
-
-
-def names(path: Path) -> list[str]:
-    """Columns of such a file."""
-    return path.read_text(encoding="utf-8").splitlines()[0].split(",")
+        columns, *rows = csv.reader(file)
+    return columns, [[float(f"{float(cell):.6g}") for cell in row] for row in rows]
 
 
 def main() -> None:
@@ -60,7 +56,7 @@ def main() -> None:
     print(f"before packing {in_float:.4f} nats a character, of the file {found}")
     if not write:
         return
-    steps = recipe.out / "steps.csv"
+    columns, steps = table(recipe.out / "steps.csv")
     write_record(
         RESULT,
         value=round(found.nats_per_char, 4),
@@ -72,9 +68,9 @@ def main() -> None:
         weights=weights,
         found=found._asdict(),
         before_packing=round(in_float, 4),
-        columns=names(steps),
-        steps=table(steps),
-        evaluations=table(recipe.out / "evaluations.csv"),
+        columns=columns,
+        steps=steps,
+        evaluations=table(recipe.out / "evaluations.csv")[1],
     )
 
 

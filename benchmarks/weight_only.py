@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks._runs import Row, deviation, is_of, resumable, wants_to_write
+from benchmarks._language import measured, summary
+from benchmarks._runs import Row, resumable, wants_to_write
 from qtools import evaluation
 from qtools.models import CharGPT
 from qtools.results import code_state, write_record
@@ -68,30 +69,12 @@ def run(setting: Setting, seed: int) -> Row:
     return {
         **setting._asdict(),
         "seed": seed,
-        "nats": round(found.nats_per_char, 4),
-        "perplexity": round(found.perplexity, 4),
-        "top1": round(found.top1, 4),
-        "bytes": found.bytes,
+        **measured(found),
         "weight_bytes": report.bytes,
-        "bits_per_weight": round(found.bits_per_weight, 4),
         "output_error": round(statistics.mean(errors), 6) if errors else None,
         "quantize_seconds": round(quantized - start, 1),
         "seconds": round(time.perf_counter() - start, 1),
     }
-
-
-def summary(rows: list[Row]) -> list[Row]:
-    """Mean over the seeds of each setting, and the deviation of the nats."""
-    table = []
-    for setting in SETTINGS:
-        of = [r for r in rows if is_of(r, setting)]
-        mean = {
-            name: round(statistics.mean(r[name] for r in of), 4)
-            for name in ("nats", "perplexity", "top1", "bytes", "weight_bytes", "bits_per_weight")
-        }
-        spread = {"deviation": deviation([r["nats"] for r in of]), "seeds": len(of)}
-        table.append({**setting._asdict(), **mean, **spread})
-    return table
 
 
 def main() -> None:
@@ -110,7 +93,7 @@ def main() -> None:
     for row in resumable(order, kept, run):
         rows.append(row)
         print(row, flush=True)
-    table = summary(rows)
+    table = summary(rows, SETTINGS, ("weight_bytes",))
     for line in table:
         print(line)
     if write:
