@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qtools import onebit
+from qtools.models import check_beginning
 from qtools.modes import evaluating
 
 #: Tokens that it looks back on, at most, when it foretells a text.
@@ -70,21 +71,23 @@ class Causal(nn.Module):
         ValueError
             If there is no token to begin with, or temperature is negative.
         """
-        if tokens.ndim != 2 or not tokens.shape[1]:
-            raise ValueError(f"tokens must have the shape [n, t], t > 0, got {list(tokens.shape)}")
-        if temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {temperature}")
-        chance = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        check_beginning(tokens, temperature)
         with torch.random.fork_rng(), evaluating(self):
             if generator is not None:  # transformers draws from the global one
                 torch.manual_seed(generator.initial_seed())
-            found: Tensor = self.network.generate(  # type: ignore[operator]
-                tokens,
-                attention_mask=torch.ones_like(tokens),
-                max_new_tokens=length,
-                **(chance if temperature else {"do_sample": False}),
-            )
-        return found
+            return continued(self.network, tokens, temperature, max_new_tokens=length)
+
+
+def continued(network: nn.Module, tokens: Tensor, temperature: float, **lengths: int) -> Tensor:
+    """Tokens [n, t] and what a model of transformers draws after them; the likeliest at 0."""
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    found: Tensor = network.generate(  # type: ignore[operator]
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        **lengths,
+        **(drawn if temperature else {"do_sample": False}),
+    )
+    return found
 
 
 def keep_beside(student: nn.Module, folder: Path) -> bool:

@@ -261,10 +261,7 @@ class CharGPT(nn.Module):
         ValueError
             If there is no token to begin with, or temperature is negative.
         """
-        if tokens.ndim != 2 or not tokens.shape[1]:
-            raise ValueError(f"tokens must have the shape [n, t], t > 0, got {list(tokens.shape)}")
-        if temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {temperature}")
+        check_beginning(tokens, temperature)
         cache, new = self._cache(), tokens[:, -self.context :]
         with evaluating(self):
             for _ in range(length):
@@ -305,6 +302,14 @@ class CharGPT(nn.Module):
             If the file's SHA-256 is not the one recorded when it was trained.
         """
         return cls.load(_checked("chargpt.safetensors"))
+
+
+def check_beginning(tokens: Tensor, temperature: float) -> None:
+    """Refuse to write on from nothing, or at a negative temperature."""
+    if tokens.ndim != 2 or not tokens.shape[1]:
+        raise ValueError(f"tokens must have the shape [n, t], t > 0, got {list(tokens.shape)}")
+    if temperature < 0:
+        raise ValueError(f"temperature must not be negative, got {temperature}")
 
 
 def rotations(length: int, size: int) -> Tensor:

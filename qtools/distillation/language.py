@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +42,10 @@ def model(name: str = CHARGPT) -> nn.Module:
     """
     if (ours := _chargpt(name)) is not None:
         return ours
-    try:
-        found, report = transformers().AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-    except OSError as error:
-        raise ValueError(f"name must be {CHARGPT!r} or a model of transformers: {error}") from error
+    found, report = _pretrained(
+        "AutoModelForCausalLM", name,
+        dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+    )  # fmt: skip
     # transformers draws what a file lacks by chance, and only warns.
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"the weights of {name} must be complete, {missing[0]} is not there")
@@ -81,7 +80,8 @@ def onebit_student(
     if init not in INITS:
         raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
     student = copy.deepcopy(model(name))
-    scales = {n: p.detach().abs().mean().sqrt() for n, p in student.named_parameters()}
+    copied = dict(student.named_parameters()) if init == "copied" else {}
+    scales = {n: p.detach().abs().mean().sqrt() for n, p in copied.items()}
     convert_(student, skip, start, gradient, layer_norm)
     for n, layer in student.named_modules():
         if isinstance(layer, OneBitLinear) and init == "random":
@@ -181,11 +181,8 @@ def encoded(name: str, content: str) -> Tensor:
     """Tokens of a text, int64 [tokens], as the model `name` reads it."""
     if (ours := _chargpt(name)) is not None:
         return ours.encode(content)
-    try:
-        tokenizer = transformers().AutoTokenizer.from_pretrained(name)
-    except OSError as error:
-        raise ValueError(f"name must be {CHARGPT!r} or a model of transformers: {error}") from error
-    return torch.tensor(tokenizer(content)["input_ids"], dtype=torch.int64)
+    tokens = _pretrained("AutoTokenizer", name)(content)["input_ids"]
+    return torch.tensor(tokens, dtype=torch.int64)
 
 
 def _chargpt(name: str) -> CharGPT | None:
@@ -198,6 +195,13 @@ def _chargpt(name: str) -> CharGPT | None:
     if not isinstance(found, CharGPT):
         raise ValueError(f"name must be a file of a CharGPT, got {name}")
     return found
+
+
+def _pretrained(kind: str, name: str, **options: Any) -> Any:
+    try:
+        return getattr(transformers(), kind).from_pretrained(name, **options)
+    except OSError as error:
+        raise ValueError(f"name must be {CHARGPT!r} or a model of transformers: {error}") from error
 
 
 def _read(file: str | None) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from qtools.causal import continued
 from qtools.distillation.checkpoint import fingerprint
 from qtools.distillation.language import CHARGPT, model
 from qtools.files import write_atomic
@@ -130,11 +131,4 @@ def _vocabulary(model: nn.Module) -> int:
 def _continued(model: nn.Module, tokens: Tensor, length: int, temperature: float) -> Tensor:
     if isinstance(model, CharGPT):
         return model.generate(tokens, length, temperature)
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    return model.generate(  # type: ignore[operator]
-        tokens,
-        attention_mask=torch.ones_like(tokens),
-        min_new_tokens=length,
-        max_new_tokens=length,
-        **(drawn if temperature else {"do_sample": False}),
-    )
+    return continued(model, tokens, temperature, min_new_tokens=length, max_new_tokens=length)
