@@ -18,7 +18,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -244,6 +246,18 @@ def launched(file: Path, *arguments: str) -> None:
 def rows(out: Path) -> list[dict[str, float]]:
     with (out / "steps.csv").open() as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def same_run(one: Path, two: Path, steps: int) -> None:
+    """Assert the same curve and the same weights, as near as float64 sums in another order are."""
+    ours, theirs = rows(one), rows(two)
+    assert len(ours) == len(theirs) == steps
+    for a, b in zip(ours, theirs, strict=True):
+        for key in ("step", "loss", "logits", "states", "items", "norm", "rate"):
+            assert a[key] == pytest.approx(b[key], rel=1e-9), key
+    weights, others = (load_file(out / "student.safetensors") for out in (one, two))
+    for name in weights:
+        torch.testing.assert_close(weights[name], others[name], rtol=1e-7, atol=1e-9)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tests.distillation_runs import (
     double_student,
     launched,
     rows,
+    same_run,
     small_chargpt,
     small_recipe,
 )
@@ -92,14 +93,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
         path.write_text(recipe)
     distill(tmp_path / "one.toml")
     launched(tmp_path / "two.toml")
-    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
-    assert len(one) == len(two) == STEPS
-    for ours, theirs in zip(one, two, strict=True):
-        for key in ("step", "loss", "logits", "states", "items", "norm", "rate"):
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-9), key
-    ours, theirs = (load_file(tmp_path / n / "student.safetensors") for n in ("one", "two"))
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-7, atol=1e-9)
+    same_run(tmp_path / "one", tmp_path / "two", STEPS)
     assert json.loads((tmp_path / "two/run.json").read_text())["cost"]["items"] == STEPS * 12 * 16
 
 

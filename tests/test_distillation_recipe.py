@@ -15,7 +15,7 @@ from qtools import cli
 from qtools.distillation import fashion, recipe
 from qtools.distillation.recipe import Recipe
 from qtools.files import sha256
-from tests.distillation_runs import classifier, launched, rows
+from tests.distillation_runs import classifier, launched, same_run
 
 CLASSIFIER = """
 out = "out"
@@ -256,14 +256,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
         (tmp_path / f"{name}.toml").write_text(LANGUAGE_MODEL.format(out=name))
     assert distill(tmp_path / "one.toml").exit_code == 0
     launched(tmp_path / "two.toml")
-    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
-    assert len(one) == len(two) == 18
-    for ours, theirs in zip(one, two, strict=True):
-        for key in ("step", "loss", "logits", "states", "items", "norm", "rate"):
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-9), key
-    ours, theirs = (load_file(tmp_path / n / "student.safetensors") for n in ("one", "two"))
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-7, atol=1e-9)
+    same_run(tmp_path / "one", tmp_path / "two", 18)
 
     result = distill(tmp_path / "two.toml", "--resume")
     assert "processes is 2 there and 1 here" in result.output

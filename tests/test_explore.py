@@ -42,7 +42,6 @@ from qtools.explore import (
 )
 from qtools.explore._base import escape_script, state_trait
 from qtools.fixed_point import FixedPointMultiplier, multiply
-from qtools.results import results_dir
 
 KINDS: tuple[type[Explorable], ...] = (
     BitsChart,
@@ -52,6 +51,7 @@ KINDS: tuple[type[Explorable], ...] = (
     FixedPoint,
     MaskLab,
     ObserverLab,
+    OneBitAblations,
     OneBitWriter,
     RankLab,
     RankOne,
@@ -60,8 +60,6 @@ KINDS: tuple[type[Explorable], ...] = (
     StraightThrough,
     SVIDLab,
     Temperature,
-    # Its record takes long to make.
-    *([OneBitAblations] if (results_dir() / "onebit_chargpt.json").exists() else []),
 )
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"

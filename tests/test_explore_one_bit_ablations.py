@@ -28,7 +28,7 @@ from qtools.explore.one_bit_ablations import (
     thin,
     unpack,
 )
-from qtools.results import read_record, results_dir
+from qtools.results import read_record
 from tests.ablation_records import SmallAblations, record
 
 RECORD = record()
@@ -183,9 +183,6 @@ def test_wrong_records_are_refused() -> None:
             OneBitAblations(wrong)
 
 
-@pytest.mark.skipif(
-    not (results_dir() / "onebit_chargpt.json").exists(), reason="the record is still being made"
-)
 def test_the_book_s_record() -> None:
     found = read_record("onebit_chargpt")
     widget = OneBitAblations()

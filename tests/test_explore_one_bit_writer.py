@@ -33,19 +33,6 @@ from tests import test_explore as every
 from tests.one_bit_writers import SmallWriter, large, small
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        every.test_asks_for_nothing_from_anywhere,
-        every.test_is_one_module_with_no_imports,
-        every.test_is_the_same_every_time,
-        every.test_carries_the_live_view_and_the_page,
-    ],
-)
-def test_is_an_explorable(check: Any) -> None:
-    check(SmallWriter)
-
-
 def test_adds_less_than_a_megabyte_to_the_page() -> None:
     writer = OneBitWriter(large())
     blob = writer._data["blob"]

@@ -37,7 +37,6 @@ from qtools.explore import (
     Temperature,
 )
 from qtools.explore._base import escape_script
-from qtools.results import results_dir
 from tests.browser.conftest import OpenPage, overflow, serious_violations
 from tests.browser.hands import pull
 
@@ -50,6 +49,7 @@ EVERY: tuple[type[Explorable], ...] = (
     BitsChart,
     MaskLab,
     ObserverLab,
+    OneBitAblations,
     OneBitWriter,
     RankLab,
     RankOne,
@@ -58,8 +58,6 @@ EVERY: tuple[type[Explorable], ...] = (
     StraightThrough,
     SVIDLab,
     Temperature,
-    # Its record takes long to make.
-    *([OneBitAblations] if (results_dir() / "onebit_chargpt.json").exists() else []),
 )
 SCHEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 

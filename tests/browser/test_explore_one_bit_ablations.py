@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page
@@ -17,7 +15,7 @@ from playwright.sync_api import Locator, Page
 from qtools.explore import OneBitAblations
 from tests.ablation_records import SmallAblations, record
 from tests.browser import test_explore as every
-from tests.browser.conftest import OpenPage, overflow
+from tests.browser.conftest import overflow
 from tests.browser.hands import outside
 
 SETTINGS = 100
@@ -225,30 +223,3 @@ def test_screen_reader_hears_the_result(show: Show) -> None:
 def test_axe_finds_nothing_serious(scheme: str, show: Show) -> None:
     page = show(SmallAblations(run="start=random, alpha=0"), scheme=scheme)
     assert every.serious_violations(page) == []
-
-
-@pytest.mark.parametrize(
-    "check",
-    [
-        every.test_fits_and_follows_the_window,
-        every.test_targets_are_large_enough_for_a_finger,
-        every.test_without_scripts_a_sentence_says_what_to_do,
-    ],
-)
-def test_is_an_explorable(check: Any, show: Show) -> None:
-    check(SmallAblations, show)
-
-
-@pytest.fixture
-def moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(every, "moved", lambda kind: ("at", 100, 100 + STRIDE))
-
-
-@pytest.mark.usefixtures("moved")
-def test_runs_as_an_anywidget(open_page: OpenPage, tmp_path: Path) -> None:
-    every.test_the_same_module_runs_as_an_anywidget(SmallAblations, open_page, tmp_path)
-
-
-@pytest.mark.usefixtures("moved")
-def test_nothing_moves_by_itself(show: Show) -> None:
-    every.test_nothing_moves_by_itself(SmallAblations, show)

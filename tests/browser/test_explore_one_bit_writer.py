@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -274,30 +273,6 @@ def test_axe_finds_nothing_serious(scheme: str, show: Show) -> None:
     page = show(SmallWriter(share=5.0), scheme=scheme)
     write(page)
     assert every.serious_violations(page) == []
-
-
-@pytest.mark.parametrize(
-    "check",
-    [
-        every.test_fits_and_follows_the_window,
-        every.test_targets_are_large_enough_for_a_finger,
-        every.test_without_scripts_a_sentence_says_what_to_do,
-    ],
-)
-def test_is_an_explorable(check: Any, show: Show) -> None:
-    check(SmallWriter, show)
-
-
-def test_runs_as_an_anywidget(
-    open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(every, "moved", lambda kind: ("temperature", 0.7, 0.8))
-    every.test_the_same_module_runs_as_an_anywidget(SmallWriter, open_page, tmp_path)
-
-
-def test_nothing_moves_by_itself(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(every, "moved", lambda kind: ("temperature", 0.7, 0.8))
-    every.test_nothing_moves_by_itself(SmallWriter, show)
 
 
 def test_words_stay_inside_a_phone(show: Show) -> None:
