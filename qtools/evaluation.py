@@ -21,7 +21,7 @@ from qtools.weight_only import WeightOnlyLinear
 #: Models by name, beside files: the teacher, and what was distilled of it (chapter 14).
 NAMES = {
     "chargpt-teacher": CharGPT.pretrained,
-    "chargpt-onebit": lambda: _one_bit(WEIGHTS / "chargpt_onebit.safetensors"),
+    "chargpt-onebit": lambda: one_bit(WEIGHTS / "chargpt_onebit.safetensors"),
 }
 
 #: Windows of the training text that GPTQ and AWQ look at.
@@ -75,14 +75,21 @@ def load(model: str) -> CharGPT | Causal:
             weight_only.load_(network, path)
             return network.float().eval()
         if container.KIND in metadata:
-            return causal.read(path) if causal.is_beside(path) else _one_bit(path)
+            return causal.read(path) if causal.is_beside(path) else one_bit(path)
         return CharGPT.load(path.read_bytes())
     except (KeyError, TypeError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{model} is no file of a language model: {reason}") from error
 
 
-def _one_bit(path: Path) -> CharGPT:
+def one_bit(path: Path) -> CharGPT:
+    """A packed CharGPT of the teacher's shape, in float32 whatever the type of its other tensors.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `qtools.onebit.load_`.
+    """
     network = CharGPT.pretrained()  # for its shape: the file has a value for every number
     if kept := container.read_header(path).entries.get("embedding.weight"):
         network.to(kept.dtype)

@@ -1,6 +1,7 @@
 """The networks that every method in the book is tried on."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -201,6 +202,12 @@ class CharGPT(nn.Module):
                 nn.init.normal_(p, 0.0, 0.02 / ((2 * layers) ** 0.5 if last else 1))
 
     turn: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As of every module, but the angles are computed anew: float16 would keep few digits."""
+        super()._apply(fn, recurse)
+        self.turn = rotations(self.context, 2 * self.turn.shape[-1]).to(self.turn)
+        return self
 
     def forward(
         self, input_ids: Tensor, output_hidden_states: bool = True, cache: Cache | None = None

@@ -215,3 +215,12 @@ def test_it_writes_words_of_the_book():
     words = re.findall("[a-z]+", trained.decode(written[0, 8:-8]).lower())
     known = set(re.findall("[a-z]+", moby_dick().lower()))
     assert sum(word in known for word in words) >= 0.8 * len(words) > 40
+
+
+def test_angles_keep_their_digits_through_float16():
+    model = CharGPT("abcd", width=16, layers=1, heads=2, context=32)
+    exact = model.turn.clone()
+    assert torch.equal(model.half().turn, exact.half())
+    assert torch.equal(model.float().turn, exact)
+    assert torch.equal(model.double().turn, exact.double())
+    assert model.to("meta").turn.is_meta

@@ -16,9 +16,10 @@ import torch
 import traitlets
 from torch import Tensor
 
+from qtools.evaluation import one_bit
 from qtools.explore._base import Explorable, Finite, module_text, script_text, state_trait
-from qtools.models import WEIGHTS, CharGPT, rotations
-from qtools.onebit import PackedOneBitLinear, container, load_
+from qtools.models import WEIGHTS, CharGPT
+from qtools.onebit import PackedOneBitLinear
 
 #: The distilled model that comes with the package.
 DEFAULT = WEIGHTS / "chargpt_onebit.safetensors"
@@ -180,7 +181,7 @@ class OneBitWriter(Explorable):
 
 
 def read(path: Path) -> CharGPT:
-    """Return the packed model of a file, in float32 whatever the type of its other tensors."""
+    """Return the packed model of a file, read once while the file stays as it is."""
     if not path.is_file():
         raise FileNotFoundError(f"model must be a CharGPT or a file, there is no {path}")
     return _read(path, path.stat().st_mtime_ns)
@@ -188,15 +189,7 @@ def read(path: Path) -> CharGPT:
 
 @cache
 def _read(path: Path, _changed: int) -> CharGPT:
-    model = CharGPT.pretrained()
-    entry = container.read_header(path).entries.get("embedding.weight")
-    if entry is not None:
-        model.to(entry.dtype)
-    load_(model, path)
-    model.float()
-    # In float16 the angles would have lost most of their digits.
-    model.turn = rotations(model.context, 2 * model.turn.shape[-1])
-    return model.eval()
+    return one_bit(path)
 
 
 def packed_layers(model: CharGPT) -> dict[str, PackedOneBitLinear]:
