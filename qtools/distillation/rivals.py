@@ -17,8 +17,8 @@ from qtools import onebit
 from qtools.affine import quantize
 from qtools.distillation.language import CHARGPT, model, without_dropout_
 from qtools.onebit.bitnet import EPS, BitNetLinear, TernaryLinear
-from qtools.onebit.convert import check_ties, choose_layers
-from qtools.onebit.modules import check_root, replace_
+from qtools.onebit.convert import choose_layers
+from qtools.onebit.modules import replace_
 from qtools.qat import LearnedStep, WeightObserver
 from qtools.spec import QuantSpec
 from qtools.weight_only import Quantized, WeightOnlyLinear
@@ -83,9 +83,7 @@ def _student(
     name: str, skip: Sequence[str] | None, made: Callable[[nn.Linear], nn.Module]
 ) -> nn.Module:
     student = copy.deepcopy(model(name))
-    check_root(student)
     layers, _ = choose_layers(student, skip)
-    check_ties(student, layers)
     for layer, names in layers.items():
         if not isinstance(layer, nn.Linear):
             raise TypeError(f"{names[0]} must be a Linear, got {type(layer).__name__}")

@@ -132,9 +132,7 @@ def convert_(
     check_eps(eps)
     if start not in STARTS:
         raise ValueError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
-    check_root(model)
     layers, kept = choose_layers(model, skip)
-    check_ties(model, layers)
     made: dict[nn.Module, nn.Module] = {}
     latent: dict[int, nn.Parameter] = {}
     converted = []
@@ -151,7 +149,11 @@ def convert_(
 def choose_layers(
     model: nn.Module, skip: Sequence[str] | None
 ) -> tuple[dict[nn.Module, list[str]], dict[str, str]]:
-    """Layers to convert, each with its names, and names to keep, each with the reason."""
+    """Layers to convert, each with its names, and names to keep, each with the reason.
+
+    A model that cannot be converted, or a tie that would break, is refused.
+    """
+    check_root(model)
     if isinstance(skip, str):
         raise TypeError(f"skip must be a sequence of names, got the string {skip!r}")
     modules = all_names(model)
@@ -172,6 +174,7 @@ def choose_layers(
             continue
         check_linear(name, module, holders[name])
         layers.setdefault(module, []).append(name)
+    _check_ties(model, layers)
     return layers, kept
 
 
@@ -180,7 +183,7 @@ def _names(part: str, name: str) -> bool:
     return bool(part) and f".{part}." in f".{name}."
 
 
-def check_ties(model: nn.Module, layers: dict[nn.Module, list[str]]) -> None:
+def _check_ties(model: nn.Module, layers: dict[nn.Module, list[str]]) -> None:
     """Refuse to break a tie: a weight that something else uses too must stay in float."""
     users: dict[int, list[tuple[str, nn.Module]]] = {}
     for name, module in all_names(model):

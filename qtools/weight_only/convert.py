@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from qtools.onebit.convert import check_ties, choose_layers
-from qtools.onebit.modules import check_root, is_conv1d, named, replace_
+from qtools.onebit.convert import choose_layers
+from qtools.onebit.modules import is_conv1d, named, replace_
 from qtools.pruning import Gram, output_error
 from qtools.weight_only.awq import awq
 from qtools.weight_only.gptq import gptq
@@ -176,11 +176,9 @@ def quantize_weights(
     if not batches and (method != "rtn" or batches is not None):
         got = "an empty one" if batches is not None else "None"
         raise ValueError(f"calibration must have a batch for {method}, got {got}")
-    check_root(model)
     layers, kept = choose_layers(model, skip)
     if not layers:
         raise ValueError("model must have linear layers to quantize, got none that is not in skip")
-    check_ties(model, layers)
     for layer, names in layers.items():
         with named(names[0]):
             check_weight(_matrix(layer), group_size)
