@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from qtools import text
 from qtools.models import CharGPT
 from qtools.pruning import gram_matrices, output_error
 from qtools.weight_only import WeightOnlyLinear, awq, gptq, rtn
+from qtools.weight_only.grid import _nearest
 
 seeds = st.integers(0, 2**31)
 widths = st.integers(1, 8)
@@ -71,11 +72,24 @@ def brain_surgeon(
     return w
 
 
+@given(st.lists(st.floats(0, 65504), min_size=1, max_size=20), st.floats(-1e-12, 1e-12))
+@example([0.0, 2**-24, 2**-25, 65504.0], 0.0)
+def test_scales_of_one_bit_are_rounded_once(values, off):
+    """To the nearest float16 as numpy has it, also beside the middle of two."""
+    x = np.array(values)
+    low = x.astype(np.float16)
+    middle = (low.astype(float) + np.nextafter(low, np.float16(0)).astype(float)) / 2
+    x = np.concatenate([x, middle, np.abs(middle * (1 + off))])
+    found = _nearest(torch.from_numpy(x))
+    np.testing.assert_array_equal(found.numpy(), x.astype(np.float16))
+
+
 @settings(max_examples=80)
 @given(
     seed=seeds, bits=widths, group=st.sampled_from([None, 1, 3, 4, 6]), symmetric=st.booleans(),
     act_order=st.booleans(), block=st.sampled_from([1, 3, 5, 8, 128]),
 )  # fmt: skip
+@example(seed=32000, bits=1, group=1, symmetric=False, act_order=True, block=1)
 def test_gptq_is_the_exact_brain_surgeon_in_its_order(
     seed, bits, group, symmetric, act_order, block
 ):

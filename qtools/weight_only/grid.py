@@ -66,7 +66,7 @@ class Grid:
         w = weight.detach().double()
         if bits == 1:
             scale = w.abs().mean(1)
-            half = _check_scale(scale).half()
+            half = _nearest(_check_scale(scale))
             return cls(half, torch.zeros_like(half, dtype=torch.uint8), 1)
         low, high = torch.aminmax(w, dim=1)
         spec = _spec(bits, symmetric)
@@ -186,6 +186,17 @@ def _check_scale(scale: Tensor) -> Tensor:
             f"got {float(scale.max()):.6g}"
         )
     return scale
+
+
+def _nearest(scale: Tensor) -> Tensor:
+    """The float16 nearest to a float64 of at least 0: ``half()`` rounds to float32 on its way."""
+    above = _next_above(scale)
+    bits = above.view(torch.int16)
+    below = (bits - 1).view(torch.float16)
+    up, down = above.double() - scale, scale - below.double()
+    # An exact value is its own nearest, 0 too, which has nothing below.
+    goes_up = (up == 0) | (up < down) | ((up == down) & (bits % 2 == 0))
+    return torch.where(goes_up, above, below)
 
 
 def _next_above(scale: Tensor) -> Tensor:
