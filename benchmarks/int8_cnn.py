@@ -91,6 +91,8 @@ def onnx_session(q: fx.GraphModule) -> onnxruntime.InferenceSession:
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Without VNNI its kernel for signed weights saturates; this makes it take the exact one.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
