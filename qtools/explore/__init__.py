@@ -10,6 +10,7 @@ from qtools.explore.number_lines import NumberLines
 from qtools.explore.observer_lab import ObserverLab
 from qtools.explore.one_bit_ablations import OneBitAblations
 from qtools.explore.one_bit_writer import OneBitWriter
+from qtools.explore.packed_dot import PackedDot
 from qtools.explore.rank_lab import RankLab
 from qtools.explore.rank_one import RankOne
 from qtools.explore.sensitivity import Sensitivity
@@ -29,6 +30,7 @@ __all__ = [
     "ObserverLab",
     "OneBitAblations",
     "OneBitWriter",
+    "PackedDot",
     "RankLab",
     "RankOne",
     "SVIDLab",
