@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from qtools.kernels.bits import padding_is_zero, row_bytes
 from qtools.onebit import (
     LLAMA,
     OneBitLinear,
@@ -23,7 +24,6 @@ from qtools.onebit import (
     sign,
     unpack_signs,
 )
-from qtools.onebit.packing import padding_is_zero, row_bytes
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SIZES = [*range(1, 201), 511, 1023, 2049, 4097]

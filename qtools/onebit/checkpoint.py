@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from qtools.kernels.bits import padding_is_zero, row_bytes
 from qtools.onebit import container, layered
 from qtools.onebit.container import Entry
 from qtools.onebit.layer import GRADIENTS, OneBitLinear, check_eps
 from qtools.onebit.layered import Expected
 from qtools.onebit.modules import all_names, replace_
-from qtools.onebit.packing import PackedOneBitLinear, padding_is_zero, row_bytes
+from qtools.onebit.packing import PackedOneBitLinear
 from qtools.onebit.storage import Report, report
 from qtools.onebit.svid import FLOATS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from qtools.kernels.bits import row_bytes
 from qtools.onebit import container
-from qtools.onebit.packing import row_bytes
 
 
 def bits_per_weight(out_features: int, in_features: int, of_original: bool = False) -> float:
