@@ -38,6 +38,9 @@ lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+native: $(VENV)/.test  ## compile the kernels' C code again, beside its source
+	$(RUN) -m qtools.kernels.build
+
 execute: $(VENV)/.test  ## run the notebooks (or NB=book/02_affine_quantization.ipynb), store outputs
 	$(ONE_THREAD) $(RUN) -m tools.notebooks execute $(NB)
 	$(RUN) -m tools.ledger
@@ -64,7 +67,8 @@ $(VENV)/.book: book/requirements.txt | $(VENV)/bin/python
 	$(PIP) -r book/requirements.txt
 	@touch $@
 
-$(VENV)/.test: requirements.txt book/requirements.txt pyproject.toml | $(VENV)/bin/python
+NATIVE := $(wildcard qtools/kernels/*.[ch])
+$(VENV)/.test: requirements.txt book/requirements.txt pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps -e .
 	@touch $@ $(VENV)/.book

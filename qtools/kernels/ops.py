@@ -119,13 +119,13 @@ def check_vectors(x: Tensor, bits: Tensor, g: Tensor, h: Tensor) -> None:
 
 def _sign_matmul(x: Tensor, bits: Tensor, in_features: int) -> Tensor:
     check(x, bits, in_features)
-    return paths.choose(x, bits.shape[0])(x, bits, in_features, None, None)
+    return paths.choose(x)(x, bits, in_features, None, None)
 
 
 def _onebit_linear(x: Tensor, bits: Tensor, g: Tensor, h: Tensor) -> Tensor:
     check(x, bits, g.numel())
     check_vectors(x, bits, g, h)
-    return paths.choose(x, bits.shape[0])(x, bits, g.numel(), g, h)
+    return paths.choose(x)(x, bits, g.numel(), g, h)
 
 
 _library.impl("sign_matmul", _sign_matmul, "CompositeExplicitAutograd")

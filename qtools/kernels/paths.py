@@ -6,16 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache, partial
 
+import torch
 from torch import Tensor
 
-from qtools.kernels import reference
+from qtools.kernels import native, reference
 
 #: ``run(x, bits, in_features, g, h)``: ``h ⊙ (S (g ⊙ x))``, see `reference.unpacked`.
 Run = Callable[[Tensor, Tensor, int, Tensor | None, Tensor | None], Tensor]
 
 #: Names of all paths, those of plain torch first.
 PATHS = ("reference", "table", "portable", "avx2", "avx512", "neon", "triton")
+
+#: In plain torch, the table is faster up to as many rows of x.
+FEW_ROWS = 16
 
 _forced: ContextVar[str | None] = ContextVar("qtools_kernel_path", default=None)
 
@@ -50,6 +55,8 @@ def why_not(path: str) -> str | None:
     """Return the reason why a path cannot run here, None if it can."""
     if path in ("reference", "table"):
         return None
+    if path in native.NUMBERS:
+        return native.why_not(path)
     return "not there yet"
 
 
@@ -72,7 +79,8 @@ def info() -> Info:
     unavailable = {path: why for path, why in reasons.items() if why is not None}
     if (path := forced()) is not None:
         return Info(path, "forced by use", available, unavailable)
-    return Info("table", "the fastest in plain torch for few rows", available, unavailable)
+    path, reason = _default()
+    return Info(path, reason, available, unavailable)
 
 
 @contextmanager
@@ -103,11 +111,28 @@ def use(path: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def choose(x: Tensor, rows: int) -> Run:
+@cache
+def _default() -> tuple[str, str]:
+    """Return the path where none is forced, and why."""
+    for path in ("avx512", "avx2", "neon", "portable"):
+        if native.why_not(path) is None:
+            return path, "the fastest that this processor runs, compiled from _native.c"
+    return "table", f"plain torch, for few rows of x, else reference: {native.library()}"
+
+
+def choose(x: Tensor) -> Run:
     """Return the path for an input: the forced one, or the fastest."""
     path = forced()
-    if path == "reference":
-        return reference.unpacked
-    if path == "table" or x[..., 0].numel() <= 16:
-        return reference.by_table
-    return reference.unpacked
+    if path is None:
+        if x.is_cpu and x.dtype != torch.float64:
+            path = _default()[0]
+        if path in (None, "table"):
+            path = "table" if x.numel() <= FEW_ROWS * x.shape[-1] else "reference"
+    if path in native.NUMBERS:
+        return _native[path]
+    return reference.by_table if path == "table" else reference.unpacked
+
+
+_native: dict[str, Run] = {
+    path: partial(native.product, number) for path, number in native.NUMBERS.items()
+}

@@ -190,7 +190,11 @@ def equation_3(layer: Any, x: Tensor, g: Tensor, signs: Tensor, h: Tensor) -> Te
     """
     if x.shape[-1:] != g.shape:
         raise ValueError(f"x must have the shape [..., {len(g)}], got {list(x.shape)}")
-    y = F.linear(x * g, signs) * h
+    return normalized(layer, F.linear(x * g, signs) * h)
+
+
+def normalized(layer: Any, y: Tensor) -> Tensor:
+    """``LayerNorm(y) + bias``, each if the layer has it."""
     if layer.layer_norm:
         y = F.layer_norm(y, y.shape[-1:], eps=layer.eps)
     return y if layer.bias is None else y + layer.bias.to(y.dtype)

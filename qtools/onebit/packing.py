@@ -8,19 +8,24 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from qtools.kernels import onebit_linear
 from qtools.kernels.bits import pack_signs, row_bytes, unpack_signs
-from qtools.onebit.layer import OneBitLinear, check_eps, check_sizes, describe, equation_3
+from qtools.onebit.layer import OneBitLinear, check_eps, check_sizes, describe, normalized
 from qtools.onebit.modules import all_names, has_hooks, named, replace_
 
 
 class PackedOneBitLinear(nn.Module):
     """``Z = LayerNorm([(X ⊙ g) W±1ᵀ] ⊙ h) + bias`` with one bit for each sign: inference only.
 
-    Xu et al. 2024, eq. 3, as `OneBitLinear`. Every call unpacks all signs into a matrix of the
-    input's type and multiplies by it: small on disk and at rest, and **slower** than a float
-    layer. It is the definition that faster implementations have to agree with.
+    Xu et al. 2024, eq. 3, as `OneBitLinear`, computed on the bits by `qtools.kernels`: where its C
+    library is built, **faster** than a float layer of more than some hundred columns, and small.
+    Without the library plain torch looks sums up in a table, or unpacks the signs for many rows:
+    as small, and slower than a float layer. `qtools.kernels.info` says which it is.
 
-    The input may have any floating type: g, h and the bias are used in that type.
+    The input may have any floating type. float16 and bfloat16 are computed in float32 and rounded
+    once, float64 in float64. The library keeps the bits once more in its own order, made at the
+    first call and anew after a change: ``out in / 8`` bytes of memory beside as many in `bits`, and
+    none on disk. Bits are to be changed through torch, so that the change is seen.
 
     Attributes
     ----------
@@ -74,8 +79,7 @@ class PackedOneBitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        g, h = self.g.to(x.dtype), self.h.to(x.dtype)
-        return equation_3(self, x, g, self.signs(x.dtype), h)
+        return normalized(self, onebit_linear(x, self.bits, self.g, self.h))
 
     @property
     def weight_bytes(self) -> int:

@@ -1,0 +1,56 @@
+/* n rows of x, at most W, by tables of the 256 signed sums of 8 inputs; NAME, VECTOR, W, WORDS,
+ * CODE and TARGET say which. WORDS words of columns have their tables in the first cache at a time.
+ */
+
+TARGET static void NAME(const Task *t, int64_t row, int64_t n, int64_t first, int64_t last,
+                        char *scratch) {
+    VECTOR *table = (VECTOR *)scratch, *sums = table + 1024 * WORDS;
+    VECTOR *u = sums + (last - first) * TILE;
+    float *lanes = (float *)u, *line = lanes + 32 * t->words * W;
+    for (int64_t lane = 0; lane < W; lane++) {
+        if (lane < n) prepare(t, row + lane, line);
+        else memset(line, 0, (size_t)(32 * t->words) * 4);
+        for (int64_t k = 0; k < 32 * t->words; k++) lanes[k * W + lane] = line[k];
+    }
+    memset(sums, 0, (size_t)((last - first) * TILE) * sizeof(VECTOR));
+    for (int64_t word = 0; word < t->words; word += WORDS) {
+        for (int64_t b = 0; b < 4 * WORDS; b++) {
+            VECTOR *v = u + 32 * word + 8 * b, low[16], high[16];
+            low[0] = (v[0] + v[1]) + (v[2] + v[3]);
+            high[0] = (v[4] + v[5]) + (v[6] + v[7]);
+            for (int c = 1; c < 16; c++) {
+                low[c] = ((c & 1 ? -v[0] : v[0]) + (c & 2 ? -v[1] : v[1])) +
+                         ((c & 4 ? -v[2] : v[2]) + (c & 8 ? -v[3] : v[3]));
+                high[c] = ((c & 1 ? -v[4] : v[4]) + (c & 2 ? -v[5] : v[5])) +
+                          ((c & 4 ? -v[6] : v[6]) + (c & 8 ? -v[7] : v[7]));
+            }
+            for (int c = 0; c < 256; c++) table[256 * b + c] = low[c & 15] + high[c >> 4];
+        }
+        for (int64_t tile = first; tile < last; tile++) {
+            VECTOR *sum = sums + (tile - first) * TILE;
+            /* The next words of these rows, so that they are near when their turn comes. */
+            __builtin_prefetch(CODE(word + WORDS, tile, 0));
+            for (int64_t r = 0; r < TILE; r++) {
+                VECTOR all = sum[r];
+                for (int w = 0; w < WORDS; w++) {
+                    uint32_t c = *CODE(word + w, tile, r);
+                    VECTOR *at = table + 1024 * w, half = at[c & 255] + at[256 + (c >> 8 & 255)];
+                    half += at[512 + (c >> 16 & 255)];
+                    all += half + at[768 + (c >> 24)];
+                }
+                sum[r] = all;
+            }
+        }
+    }
+    int64_t rows = smaller(last * TILE, t->rows) - first * TILE;
+    for (int64_t lane = 0; lane < n; lane++) {
+        float *y = t->y + (row + lane) * t->rows + first * TILE;
+        for (int64_t r = 0; r < rows; r++) y[r] = ((float *)sums)[r * W + lane];
+        finish(t, y, first * TILE, rows);
+    }
+}
+
+#undef NAME
+#undef VECTOR
+#undef W
+#undef WORDS

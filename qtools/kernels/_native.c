@@ -1,0 +1,420 @@
+/* y = h * (S (g * x)) with S of -1 and +1, one bit each. Plain C ABI, see native.py.
+ *
+ * No multiplication by a sign is done. Inputs go in groups; of each group all signed sums are
+ * tabled, and the bits of a row select one of them:
+ *   in registers   3 inputs, 8 sums, one vpermps for 8 rows (AVX2); 4, 16 and 16 (AVX-512);
+ *   in the cache   8 inputs, 256 sums, each a vector over W rows of x: one addition does 8 W
+ *                  products. W = 1 is the portable way for a single row.
+ * Bit j of word w of a row is the sign of column 32 w + j, set for -1. The codes have the rows in
+ * tiles of 16, side by side: [tiles][words][16] uint32; for the portable paths, which read a row of
+ * four words at a time, [words / 4][tiles][16][4]. The last tile and words are padded with zeros.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "_pool.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the codes are little-endian words"
+#endif
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define HAS_X86 1
+#define AVX2 __attribute__((target("avx2,f16c")))
+#ifdef QTOOLS_EMULATE_AVX512 /* a test runs the AVX-512 code where the processor has none */
+#include "emulated_avx512.h"
+#define AVX512 __attribute__((target("avx2,f16c")))
+#else
+#define AVX512 __attribute__((target("avx512f,avx2,f16c")))
+#endif
+#endif
+#define TILE 16
+
+enum { PORTABLE, AVX2_PATH, AVX512_PATH, NEON };
+enum { F32, F16, BF16, NONE };
+
+int qtools_abi(void) { return 1; }
+
+/* Whether this processor can run a path. */
+int qtools_supports(int path) {
+    switch (path) {
+    case PORTABLE: return 1;
+#ifdef HAS_X86
+    case AVX2_PATH: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+#ifdef QTOOLS_EMULATE_AVX512
+    case AVX512_PATH: return 1;
+#else
+    case AVX512_PATH: return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("f16c");
+#endif
+#endif
+#ifdef __aarch64__
+    case NEON: return 1;
+#endif
+    default: return 0;
+    }
+}
+
+/* Words of a row in the codes of a path: as many as the bits have, two for 64 columns, but whole
+ * groups of 4 where a row has them side by side. */
+static int64_t words_of(int path, int64_t columns) {
+    return path == PORTABLE || path == NEON ? (columns + 127) / 128 * 4 : (columns + 63) / 64 * 2;
+}
+
+/* Word w of row r of a tile, of `words` a row and `tiles` tiles. */
+#define BY_ROW(w, tile, r) (t->codes + (((w) / 4 * t->tiles + (tile)) * TILE + (r)) * 4 + (w) % 4)
+#define BY_TILE(w, tile, r) (t->codes + ((tile) * t->words + (w)) * TILE + (r))
+
+/* uint32 words that `qtools_repack` writes. */
+int64_t qtools_words(int path, int64_t rows, int64_t columns) {
+    return (rows + TILE - 1) / TILE * TILE * words_of(path, columns);
+}
+
+/* Bytes of rows, `stride` apart, to the codes of a path. */
+void qtools_repack(int path, const uint8_t *bits, int64_t stride, int64_t rows, int64_t columns,
+                   uint32_t *codes) {
+    struct { uint32_t *codes; int64_t words, tiles; } task, *t = &task;
+    task.codes = codes;
+    task.words = words_of(path, columns);
+    task.tiles = (rows + TILE - 1) / TILE;
+    int by_row = path == PORTABLE || path == NEON;
+    for (int64_t tile = 0; tile < task.tiles; tile++)
+        for (int64_t word = 0; word < task.words; word++)
+            for (int64_t r = 0; r < TILE; r++) {
+                int64_t row = tile * TILE + r;
+                uint32_t value = 0;
+                if (row < rows && 32 * word < columns)
+                    memcpy(&value, bits + row * stride + 4 * word, 4);
+                *(by_row ? BY_ROW(word, tile, r) : BY_TILE(word, tile, r)) = value;
+            }
+}
+
+typedef struct Task {
+    int path, g_type, h_type;
+    const uint32_t *codes;
+    int64_t rows, columns, words, tiles, batch, x_stride;
+    const float *x;
+    const void *g, *h;
+    float *y;
+    /* How: rows of x and tiles of codes in one piece of work. */
+    void (*way)(const struct Task *, int64_t row, int64_t n, int64_t first, int64_t last, char *);
+    int64_t step, part;
+} Task;
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static inline float from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static inline float from_bfloat(uint16_t half) { return from_bits((uint32_t)half << 16); }
+
+/* The exponent's offset is 112 less; as a product, so that subnormal numbers come right. */
+static inline float from_half(uint16_t half) {
+    float size = from_bits((uint32_t)(half & 0x7fff) << 13) * 0x1p112f;
+    uint32_t bits;
+    memcpy(&bits, &size, 4);
+    if (size >= 65536.0f) bits |= 0x7f800000; /* infinite or not a number */
+    return from_bits(bits | (uint32_t)(half & 0x8000) << 16);
+}
+
+#ifdef HAS_X86
+AVX2 static int64_t scale_half(const float *x, const uint16_t *v, int64_t n, float *out) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 wide = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(v + i)));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), wide));
+    }
+    return i;
+}
+#endif
+
+/* out = x * v over n elements, v of any type; out may be x. */
+static void scale(int path, const float *x, const void *v, int type, int64_t n, float *out) {
+    int64_t i = 0;
+#ifdef HAS_X86
+    if (type == F16 && path != PORTABLE) i = scale_half(x, v, n, out);
+#endif
+    (void)path;
+    if (type == F32)
+        for (; i < n; i++) out[i] = x[i] * ((const float *)v)[i];
+    else if (type == F16)
+        for (; i < n; i++) out[i] = x[i] * from_half(((const uint16_t *)v)[i]);
+    else if (type == BF16)
+        for (; i < n; i++) out[i] = x[i] * from_bfloat(((const uint16_t *)v)[i]);
+    else if (out != x)
+        memcpy(out, x, (size_t)n * 4);
+}
+
+/* u = g * x of one row, and zeros up to whole words. */
+static void prepare(const Task *t, int64_t row, float *u) {
+    scale(t->path, t->x + row * t->x_stride, t->g, t->g_type, t->columns, u);
+    memset(u + t->columns, 0, (size_t)(32 * t->words - t->columns) * 4);
+}
+
+/* y = h * y for n rows from `first`. */
+static void finish(const Task *t, float *y, int64_t first, int64_t n) {
+    int size = t->h_type == F32 ? 4 : 2;
+    const void *h = t->h_type == NONE ? NULL : (const char *)t->h + first * size;
+    scale(t->path, y, h, t->h_type, n, y);
+}
+
+/* ---- tables in the cache: a function for each number W of rows of x ---- */
+
+typedef float four __attribute__((vector_size(16)));
+typedef float eight __attribute__((vector_size(32)));
+typedef float sixteen __attribute__((vector_size(64)));
+
+#define TARGET
+#define CODE BY_ROW
+#define NAME bytes_1
+#define VECTOR float
+#define W 1
+#define WORDS 4
+#include "_bytes.h"
+#define NAME bytes_4
+#define VECTOR four
+#define W 4
+#define WORDS 1
+#include "_bytes.h"
+#ifdef HAS_X86
+#undef TARGET
+#undef CODE
+#define CODE BY_TILE
+#define TARGET AVX2
+#endif
+#define NAME bytes_8
+#define VECTOR eight
+#define W 8
+#define WORDS 1
+#include "_bytes.h"
+#ifdef HAS_X86
+#undef TARGET
+#define TARGET AVX512
+#define NAME bytes_16
+#define VECTOR sixteen
+#define W 16
+#define WORDS 1
+#include "_bytes.h"
+
+/* ---- tables in registers ---- */
+
+#define SUMS2 11 /* groups of 3 columns in a word; the last has 2 */
+#define SUMS5 8  /* groups of 4 */
+
+AVX2 static void table_avx2(const float *u, int64_t words, float *table) {
+    __m256i code = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), minus = _mm256_set1_epi32(1 << 31);
+    __m256 signs[3];
+    for (int k = 0; k < 3; k++)
+        signs[k] = _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(code, 31 - k), minus));
+    for (int64_t word = 0; word < words; word++, u += 32)
+        for (int group = 0; group < SUMS2; group++, table += 8) {
+            const float *v = u + 3 * group;
+            __m256 sum = _mm256_add_ps(_mm256_xor_ps(_mm256_set1_ps(v[0]), signs[0]),
+                                       _mm256_xor_ps(_mm256_set1_ps(v[1]), signs[1]));
+            if (group < 10)
+                sum = _mm256_add_ps(sum, _mm256_xor_ps(_mm256_set1_ps(v[2]), signs[2]));
+            _mm256_store_ps(table, sum);
+        }
+}
+
+/* N rows of x times R half tiles of 8 rows; tables of one row of x are `size` floats apart. */
+#define LOOK_AVX2(N, R)                                                                            \
+    AVX2 static void look_avx2_##N##_##R(const uint32_t *codes, int64_t words, const float *table, \
+                                         int64_t size, float *sums) {                              \
+        __m256 sum[N][R];                                                                          \
+        for (int n = 0; n < N; n++)                                                                \
+            for (int r = 0; r < R; r++) sum[n][r] = _mm256_setzero_ps();                           \
+        for (int64_t word = 0; word < words; word++, codes += TILE, table += 8 * SUMS2) {          \
+            __m256i code[R];                                                                       \
+            for (int r = 0; r < R; r++)                                                            \
+                code[r] = _mm256_load_si256(                                                       \
+                    (const __m256i *)(codes + r / 2 * words * TILE + r % 2 * 8));                  \
+            _Pragma("GCC unroll 11") for (int group = 0; group < SUMS2; group++) {                 \
+                for (int n = 0; n < N; n++) {                                                      \
+                    __m256 row = _mm256_load_ps(table + n * size + 8 * group);                     \
+                    for (int r = 0; r < R; r++)                                                    \
+                        sum[n][r] =                                                                \
+                            _mm256_add_ps(sum[n][r], _mm256_permutevar8x32_ps(row, code[r]));      \
+                }                                                                                  \
+                for (int r = 0; r < R; r++) code[r] = _mm256_srli_epi32(code[r], 3);               \
+            }                                                                                      \
+        }                                                                                          \
+        for (int n = 0; n < N; n++)                                                                \
+            for (int r = 0; r < R; r++) _mm256_store_ps(sums + 8 * (n * R + r), sum[n][r]);        \
+    }
+LOOK_AVX2(1, 2)
+LOOK_AVX2(1, 6)
+LOOK_AVX2(2, 2)
+LOOK_AVX2(2, 4)
+LOOK_AVX2(4, 2)
+
+AVX512 static void table_avx512(const float *u, int64_t words, float *table) {
+    __m512i signs[4];
+    for (int k = 0; k < 4; k++) {
+        int32_t sign[16];
+        for (int c = 0; c < 16; c++) sign[c] = c >> k & 1 ? INT32_MIN : 0;
+        signs[k] = _mm512_loadu_si512(sign);
+    }
+    for (int64_t group = 0; group < SUMS5 * words; group++, u += 4, table += 16) {
+        __m512 v[4];
+        for (int k = 0; k < 4; k++)
+            v[k] = _mm512_castsi512_ps(
+                _mm512_xor_si512(_mm512_castps_si512(_mm512_set1_ps(u[k])), signs[k]));
+        _mm512_storeu_ps(table, _mm512_add_ps(_mm512_add_ps(v[0], v[1]), _mm512_add_ps(v[2], v[3])));
+    }
+}
+
+/* N rows of x times R tiles. */
+#define LOOK_AVX512(N, R)                                                                          \
+    AVX512 static void look_avx512_##N##_##R(const uint32_t *codes, int64_t words,                 \
+                                             const float *table, int64_t size, float *sums) {      \
+        __m512 sum[N][R];                                                                          \
+        for (int n = 0; n < N; n++)                                                                \
+            for (int r = 0; r < R; r++) sum[n][r] = _mm512_setzero_ps();                           \
+        for (int64_t word = 0; word < words; word++, codes += TILE, table += 16 * SUMS5) {         \
+            __m512i code[R];                                                                       \
+            for (int r = 0; r < R; r++) code[r] = _mm512_loadu_si512(codes + r * words * TILE);    \
+            _Pragma("GCC unroll 8") for (int group = 0; group < SUMS5; group++) {                  \
+                for (int n = 0; n < N; n++) {                                                      \
+                    __m512 row = _mm512_loadu_ps(table + n * size + 16 * group);                   \
+                    for (int r = 0; r < R; r++)                                                    \
+                        sum[n][r] = _mm512_add_ps(sum[n][r], _mm512_permutexvar_ps(code[r], row)); \
+                }                                                                                  \
+                for (int r = 0; r < R; r++) code[r] = _mm512_srli_epi32(code[r], 4);               \
+            }                                                                                      \
+        }                                                                                          \
+        for (int n = 0; n < N; n++)                                                                \
+            for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + 16 * (n * R + r), sum[n][r]);      \
+    }
+LOOK_AVX512(1, 1)
+LOOK_AVX512(1, 8)
+LOOK_AVX512(2, 1)
+LOOK_AVX512(2, 8)
+LOOK_AVX512(4, 1)
+LOOK_AVX512(4, 4)
+
+typedef void (*Look)(const uint32_t *, int64_t, const float *, int64_t, float *);
+static const struct {
+    Look wide, narrow;
+    int tiles; /* that wide does */
+} LOOKS[2][3] = {
+    {{look_avx2_1_6, look_avx2_1_2, 3},
+     {look_avx2_2_4, look_avx2_2_2, 2},
+     {look_avx2_4_2, look_avx2_4_2, 1}},
+    {{look_avx512_1_8, look_avx512_1_1, 8},
+     {look_avx512_2_8, look_avx512_2_1, 8},
+     {look_avx512_4_4, look_avx512_4_1, 4}},
+};
+
+/* n rows of x, at most 4, by the tiles from `first` to before `last`. */
+static void registers(const Task *t, int64_t row, int64_t n, int64_t first, int64_t last,
+                      char *scratch) {
+    int wide = t->path == AVX512_PATH;
+    int64_t size = t->words * (wide ? 16 * SUMS5 : 8 * SUMS2);
+    float *table = (float *)scratch, *sums = table + 4 * size, *u = sums + 256;
+    for (int64_t i = 0; i < n; i++) {
+        prepare(t, row + i, u);
+        if (wide) table_avx512(u, t->words, table + i * size);
+        else table_avx2(u, t->words, table + i * size);
+    }
+    for (int64_t done = 0, some; done < n; done += some) {
+        int kind = n - done >= 4 ? 2 : n - done >= 2 ? 1 : 0;
+        some = 1 << kind;
+        for (int64_t tile = first, tiles; tile < last; tile += tiles) {
+            int all = last - tile >= LOOKS[wide][kind].tiles;
+            const uint32_t *codes = t->codes + tile * t->words * TILE;
+            tiles = all ? LOOKS[wide][kind].tiles : 1;
+            (all ? LOOKS[wide][kind].wide : LOOKS[wide][kind].narrow)(
+                codes, t->words, table + done * size, size, sums);
+            int64_t rows = smaller(tiles * TILE, t->rows - tile * TILE);
+            for (int64_t i = 0; i < some; i++) {
+                float *y = t->y + (row + done + i) * t->rows + tile * TILE;
+                memcpy(y, sums + i * tiles * TILE, (size_t)rows * 4);
+                finish(t, y, tile * TILE, rows);
+            }
+        }
+    }
+}
+#endif
+
+/* ---- which way, in which pieces ---- */
+
+static void piece(const void *task, int64_t index, char *scratch) {
+    const Task *t = task;
+    int64_t parts = (t->tiles + t->part - 1) / t->part;
+    int64_t row = index / parts * t->step, first = index % parts * t->part;
+    t->way(t, row, smaller(t->step, t->batch - row), first, smaller(t->tiles, first + t->part),
+           scratch);
+}
+
+/* The fastest way for some rows of x, as measured, and how many rows it takes at once. */
+static void choose(Task *t, int64_t batch) {
+    int lanes = 1;
+#ifdef HAS_X86
+    if (t->path != PORTABLE) {
+        int most = t->path == AVX512_PATH ? 16 : 8;
+        if (batch > most / 2 && t->rows >= 256) {
+            t->way = most == 16 ? bytes_16 : bytes_8;
+            t->step = most;
+        } else {
+            t->way = registers;
+            t->step = 4;
+        }
+        return;
+    }
+#endif
+    if (batch > 4 && t->path == NEON) t->way = bytes_8, lanes = 8;
+    else if (batch > 2) t->way = bytes_4, lanes = 4;
+    else t->way = bytes_1;
+    t->step = lanes;
+}
+
+static int run(Task *t, int64_t start, int64_t batch, int threads) {
+    Task part = *t;
+    part.x += start * t->x_stride;
+    part.y += start * t->rows;
+    part.batch = batch;
+    int64_t groups = (batch + t->step - 1) / t->step;
+    /* Four pieces a thread keep all busy to the end; a piece makes its own tables. */
+    int64_t parts = threads < 2 ? 1 : (4 * threads + groups - 1) / groups;
+    part.part = (t->tiles + parts - 1) / parts;
+    if (part.part < 32) part.part = 32;
+    if (part.part > 256) part.part = 256;
+    Work work = {.piece = piece, .task = &part};
+    work.pieces = groups * ((t->tiles + part.part - 1) / part.part);
+    size_t u = (size_t)t->words * 32 * 4;
+    /* Of `registers`: 4 tables, sums, u. Of `bytes_W`: u of W rows, a row, tables, sums. */
+    size_t registers_bytes = u * 4 * 4 + 1024 + u;
+    size_t lanes = (size_t)t->step, words = t->step == 1 ? 4 : 1;
+    size_t bytes = (u + (words * 1024 + (size_t)part.part * TILE) * 4) * lanes + u;
+    work.scratch_bytes = (int64_t)((bytes > registers_bytes ? bytes : registers_bytes) + 63) / 64 * 64;
+    if (threads > work.pieces) threads = (int)work.pieces;
+    if (threads > MOST_THREADS) threads = MOST_THREADS;
+    work.scratch = aligned_alloc(64, (size_t)(threads < 1 ? 1 : threads) * (size_t)work.scratch_bytes);
+    if (!work.scratch) return 1;
+    pool_run(&work, threads);
+    free(work.scratch);
+    return 0;
+}
+
+/* Returns 0, or 1 if there is no memory. y is [batch, rows]; rows of x are `x_stride` apart. */
+int qtools_run(int path, const uint32_t *codes, int64_t rows, int64_t columns, const float *x,
+               int64_t batch, int64_t x_stride, const void *g, int g_type, const void *h,
+               int h_type, float *y, int threads) {
+    Task t = {.path = path, .g_type = g_type, .h_type = h_type, .codes = codes, .rows = rows,
+              .columns = columns, .words = words_of(path, columns),
+              .tiles = (rows + TILE - 1) / TILE, .batch = batch, .x_stride = x_stride, .x = x, .g = g, .h = h, .y = y};
+    if (!rows || !batch) return 0;
+    /* Whole groups first; a rest that another way does faster, after them. */
+    choose(&t, batch);
+    int64_t rest = batch % t.step;
+    if (rest < batch && run(&t, 0, batch - rest, threads)) return 1;
+    if (!rest) return 0;
+    choose(&t, rest);
+    return run(&t, batch - rest, rest, threads);
+}
