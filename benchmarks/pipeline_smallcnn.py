@@ -165,14 +165,12 @@ def latent(p: nn.Module, network: nn.Module) -> None:
                 norm.load_state_dict(layer.norm.state_dict())
 
 
-def stored(network: nn.Module, path: Path) -> int:
+def stored(network: nn.Module, weights: int, path: Path) -> int:
     """Write the network to a file as small as it can be; return the bytes that the file has.
 
     Of a float network the parameters become float16, here too: what is measured is in the file.
     """
-    if isinstance(network, torch.fx.GraphModule) and any(
-        isinstance(m, ptq.IntegerModule) for m in network.modules()
-    ):
+    if weights < 16:
         ptq.save(network, path)
     else:
         state: dict[str, Tensor] = network.state_dict()
@@ -189,7 +187,7 @@ def run(setting: Setting, seed: int, images: Images, kept: Path) -> dict[str, An
     trained = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.safetensors"
-        size = stored(network, path)
+        size = stored(network, setting.weights, path)
         if (setting, seed) == (PIPELINE, 0):
             write_atomic(kept.with_suffix(".network.checkpoint"), path.read_bytes())
     return {
