@@ -21,7 +21,7 @@ import onnx
 import onnxruntime
 import torch
 from onnx import helper, numpy_helper
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from benchmarks._runs import wants_to_write
 from qtools import ptq
@@ -80,6 +80,30 @@ def onnx_session(q: fx.GraphModule) -> onnxruntime.InferenceSession:
                       strides=module.pool.stride)  # fmt: skip
         elif node.op == "call_method":
             g.add("Flatten", g.last)
+    return _session(g)
+
+
+def float_session(network: nn.Module) -> onnxruntime.InferenceSession:
+    """Return a float network of SmallCNN's layers, of any width, in ONNX Runtime's operators."""
+    m, g = ptq.fold_batch_norm(network), _Graph()
+    for name in ("conv1", "conv2", "conv3", "fc1", "fc2"):
+        layer = m.get_submodule(name)
+        w, b = (g.constant(layer.get_parameter(p).detach().numpy()) for p in ("weight", "bias"))
+        if isinstance(layer, nn.Conv2d):
+            g.add("Conv", g.last, w, b, pads=[1] * 4)
+            g.add("Relu", g.last)
+            g.add("MaxPool", g.last, kernel_shape=[2, 2], strides=[2, 2])
+            continue
+        if name == "fc1":
+            g.add("Flatten", g.last)
+        g.add("Gemm", g.last, w, b, transB=1)
+        if name == "fc1":
+            g.add("Relu", g.last)
+    return _session(g)
+
+
+def _session(g: _Graph) -> onnxruntime.InferenceSession:
+    """Return what runs the graph, on one thread."""
     kind = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         g.nodes, "smallcnn",

@@ -110,7 +110,10 @@ def smaller(network: nn.Module, setting: Setting) -> nn.Module:
 @cache
 def asked(kept: Path) -> Asked:
     """All training images in 18 versions, with the whole network's answers, asked once."""
-    data, path = Asked(Images.load().train, None, augmented=True), kept.with_suffix(".answers.checkpoint")
+    data, path = (
+        Asked(Images.load().train, None, augmented=True),
+        kept.with_suffix(".answers.checkpoint"),
+    )
     if not path.exists():
         rows = data.versions.flatten(0, 1).split(500)
         with torch.inference_mode():

@@ -35,6 +35,7 @@ from qtools.explore import (
     PackedDot,
     RankLab,
     RankOne,
+    Scoreboard,
     Sensitivity,
     SignFlip,
     StraightThrough,
@@ -57,6 +58,7 @@ KINDS: tuple[type[Explorable], ...] = (
     PackedDot,
     RankLab,
     RankOne,
+    Scoreboard,
     Sensitivity,
     SignFlip,
     StraightThrough,
@@ -123,6 +125,7 @@ def test_is_small(kind: type[Explorable]) -> None:
     tables = {Sensitivity: (17_000, 12_000), RankLab: (17_000, 10_000), Temperature: (3_200, 2_000)}
     tables[OneBitAblations] = (32_000, 14_000)  # 40 curves of 60 points, 26 texts
     tables[BitsChart] = (1_600, 800)  # 25 networks, nine numbers each
+    tables[Scoreboard] = (26_000, 8_000)  # nearly 200 networks, fourteen entries each
     tables[MaskLab] = (6_500, 5_500)  # 1152 weights and half of a Gram matrix, two bytes each
     tables[OneBitWriter] = (527_000, 390_000)  # a language model of 383 kB, in base64
     table, packed = tables.get(kind, (0, 0))
@@ -207,6 +210,7 @@ def test_state_goes_both_ways(kind: type[Explorable]) -> None:
         RankLab: ("rank", 7),
         RankOne: ("a1", 2.5),
         SVIDLab: ("rows", 0.25),
+        Scoreboard: ("bits", 4),
         Sensitivity: ("fc2", 2),
         SignFlip: ("start", 0.5),
         Temperature: ("image", 2),

@@ -13,6 +13,7 @@ from qtools.explore.one_bit_writer import OneBitWriter
 from qtools.explore.packed_dot import PackedDot
 from qtools.explore.rank_lab import RankLab
 from qtools.explore.rank_one import RankOne
+from qtools.explore.scoreboard import Scoreboard
 from qtools.explore.sensitivity import Sensitivity
 from qtools.explore.sign_flip import SignFlip
 from qtools.explore.straight_through import StraightThrough
@@ -34,6 +35,7 @@ __all__ = [
     "RankLab",
     "RankOne",
     "SVIDLab",
+    "Scoreboard",
     "Sensitivity",
     "SignFlip",
     "StraightThrough",
