@@ -8,15 +8,16 @@ Two ways, by the rows of x. Up to `FEW` rows a table of signed sums is looked up
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
+from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-#: Rows of x up to which the table is used. A look-up costs the same for every row more, a tile of
-#: tensor cores has room for sixteen.
-FEW = 8
+#: Rows of x up to which the table is used: with more, a tile takes fewer instructions for a weight
+#: (``results/sign_matmul_gpu_compile.json``).
+FEW = 4
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 NEEDS = (3, 4)
 _TILE_WORDS = 16  # words of a row that a tile takes at once: one step of the tensor cores
@@ -29,16 +30,24 @@ def interpreted() -> bool:
 
 def why_not() -> str | None:
     """Return the reason why Triton cannot multiply here, None if it can."""
-    if find_spec("triton") is None:
-        return "Triton is not installed; it comes with PyTorch for CUDA"
-    import triton
-
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < NEEDS:
-        return f"Triton {triton.__version__} is older than {'.'.join(map(str, NEEDS))}"
+    if (why := _why_no_triton()) is not None:
+        return why
     if interpreted():
         return None
     if not torch.cuda.is_available() or torch.version.hip:
         return "there is no NVIDIA GPU"
+    return None
+
+
+@cache
+def _why_no_triton() -> str | None:
+    try:
+        version: str = import_module("triton").__version__
+    except ImportError:
+        return "Triton is not installed (PyTorch for CUDA brings it); GPUs get plain torch"
+    if tuple(int(part) for part in version.split(".")[:2]) < NEEDS:
+        needed = ".".join(map(str, NEEDS))
+        return f"Triton {version} is older than {needed}; GPUs get plain torch"
     return None
 
 
@@ -128,7 +137,7 @@ def _by_tiles(
 ) -> None:
     batch, in_features = x.shape
     parts = 3 if x.dtype == torch.float32 else 1
-    tile = next((size for size in (16, 32, 64) if batch <= size), 128)
+    tile = next((size for size in (16, 32) if batch <= size), 64)
     padded, padded_words = _up(batch, tile), _up(words, _TILE_WORDS)
     kind = torch.bfloat16 if parts == 3 else x.dtype
     prepared = torch.empty((parts, 32, padded, padded_words), dtype=kind, device=x.device)
@@ -142,15 +151,14 @@ def _by_tiles(
 
     _programs().tile_product[grid](
         prepared, signs, h, out, batch, out.shape[1], words, padded, padded_words,
+        0x3C00 if kind == torch.float16 else 0x3F80,  # 1.0
         SCALED=h is not None, PARTS=parts, BATCH=tile, WORDS=_TILE_WORDS,
         STEP=8 if parts == 1 else 4, INTERPRETED=interpreted(),
     )  # fmt: skip
 
 
 def _programs() -> ModuleType:
-    from qtools.kernels import gpu_kernels
-
-    return gpu_kernels
+    return import_module("qtools.kernels.gpu_kernels")  # which needs Triton
 
 
 def _words(bits: Tensor) -> Tensor:

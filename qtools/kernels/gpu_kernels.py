@@ -40,7 +40,7 @@ def _scaled(x_ptr, g_ptr, row, columns, mask, SCALED: tl.constexpr):
 
 @triton.jit
 def _sixteen_sums(x_ptr, g_ptr, row, first, in_features, SCALED: tl.constexpr):
-    """[groups, 16]: entry ``e`` of a group is ``± x0 ± x1 ± x2 ± x3``, minus where ``e`` has a 1."""
+    """[groups, 16]: entry ``e`` is ``± x0 ± x1 ± x2 ± x3``, minus at the set bits of ``e``."""
     entry = tl.arange(0, 16)[None, :]
     first = first[:, None]
     x0 = _scaled(x_ptr, g_ptr, row, first, first < in_features, SCALED)
@@ -141,7 +141,7 @@ def prepare(
         if PARTS == 1:
             tl.store(place, x.to(parts_ptr.dtype.element_ty))
         else:
-            # The upper half of a float32 is a bfloat16. What remains is exact; of infinity, nothing.
+            # The upper half of a float32 is a bfloat16. The rest is exact; infinity has none.
             top = (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
             tl.store(place + part * 32 * plane, top.to(tl.bfloat16))
             x = tl.where(x == top, 0.0, x - top)
@@ -159,6 +159,7 @@ def tile_product(
     row_words,
     padded_batch,
     padded_words,
+    one,
     SCALED: tl.constexpr,
     PARTS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -178,7 +179,6 @@ def tile_product(
     start = rows.to(tl.int64)[:, None] * row_words
     plane = padded_batch.to(tl.int64) * padded_words
     kind: tl.constexpr = parts_ptr.dtype.element_ty
-    ONE: tl.constexpr = 0x3C00 if kind == tl.float16 else 0x3F80
     total = tl.zeros([ROWS, BATCH], tl.float32)
     for word in range(0, padded_words, WORDS):
         words = word + tl.arange(0, WORDS)
@@ -188,8 +188,9 @@ def tile_product(
         for first in range(0, 32, STEP):
             some = signs >> first
             for b in tl.static_range(STEP):
-                # The bit becomes the sign of a 1.0.
-                s = ((((some >> b) & 1) << 15) | ONE).to(tl.int16).to(kind, bitcast=True)
+                # The bit becomes the sign of a 1.0, whose other bits are an argument: with two
+                # constants the assembler takes an instruction more.
+                s = ((((some >> b) & 1) << 15) | one).to(tl.int16).to(kind, bitcast=True)
                 for part in tl.static_range(PARTS):
                     x = tl.load(place + (part * 32 + first + b) * plane)
                     if INTERPRETED:  # its dot takes bfloat16 for integers

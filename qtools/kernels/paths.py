@@ -11,7 +11,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from qtools.kernels import native, reference
+from qtools.kernels import gpu, native, reference
 
 #: ``run(x, bits, in_features, g, h)``: ``h ⊙ (S (g ⊙ x))``, see `reference.unpacked`.
 Run = Callable[[Tensor, Tensor, int, Tensor | None, Tensor | None], Tensor]
@@ -55,9 +55,7 @@ def why_not(path: str) -> str | None:
     """Return the reason why a path cannot run here, None if it can."""
     if path in ("reference", "table"):
         return None
-    if path in native.NUMBERS:
-        return native.why_not(path)
-    return "not there yet"
+    return native.why_not(path) if path in native.NUMBERS else gpu.why_not()
 
 
 def forced() -> str | None:
@@ -123,6 +121,8 @@ def _default() -> tuple[str, str]:
 def choose(x: Tensor) -> Run:
     """Return the path for an input: the forced one, or the fastest."""
     path = forced()
+    if path is None and x.is_cuda and gpu.why_not_for(x) is None:
+        path = "triton"
     if path is None:
         if x.is_cpu and x.dtype != torch.float64:
             path = _default()[0]
@@ -130,6 +130,8 @@ def choose(x: Tensor) -> Run:
             path = "table" if x.numel() <= FEW_ROWS * x.shape[-1] else "reference"
     if path in native.NUMBERS:
         return _native[path]
+    if path == "triton":
+        return gpu.product
     return reference.by_table if path == "table" else reference.unpacked
 
 
