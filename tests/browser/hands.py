@@ -13,6 +13,7 @@ STATE = "(el, names) => Object.fromEntries(names.map((name) => [name, el.qtoolsM
 NUMBERS = """(el) => Object.fromEntries([...el.querySelectorAll("output[data-name]")].map(
   (output) => [output.dataset.name, [Number(output.dataset.value), output.textContent.trim()]]))"""
 GRIPS = (".qx-handle .qx-hit", "input[type=range]")
+QUIET = "(el) => !el.matches('[data-busy]') && !el.querySelector('[data-busy]')"
 OUTSIDE = """([words, frame]) => [...document.querySelectorAll(words)].filter((n) => {
   const [b, s] = [n, n.closest(frame)].map((m) => m.getBoundingClientRect());
   return b.left < s.left - 1 || b.right > s.right + 1 || b.bottom > s.bottom + 1;
@@ -106,6 +107,8 @@ def _wrong_numbers(
     root: Locator, kind: type[explore.Explorable], state: dict[str, Any], when: str
 ) -> list[str]:
     expected = kind(**state).compute()
+    # What counts in slices says that it is not done yet.
+    root.page.wait_for_function(QUIET, arg=root.element_handle(), timeout=60_000)
     shown = root.evaluate(NUMBERS)
     if shown.keys() != expected.keys():
         return [f"{when}: shows {sorted(shown)}, qtools computes {sorted(expected)}"]
