@@ -33,28 +33,28 @@ def test_there_are_exercises() -> None:
     assert SLUGS, "book/exercises/source holds no exercise"
 
 
-@pytest.mark.slow
-@each_exercise
-def test_release_is_what_the_source_generates(slug: str) -> None:
-    stored = exercises.release(slug).read_text(encoding="utf-8")
-    assert stored == exercises.generate(slug), f"{slug}: run `make exercises` and commit"
-
-
-def test_no_release_without_source() -> None:
-    assert [path.stem for path in repository.exercise_releases()] == SLUGS
-
-
 @functools.cache
-def marks(slug: str) -> dict[str, list[exercises.Grade]]:
-    """Return what nbgrader gives for the source, handed in as an answer, and for no answer."""
+def marked(slug: str) -> tuple[str, dict[str, list[exercises.Grade]]]:
+    """Return what nbgrader generates, and gives for the source as an answer and for no answer."""
     answers = {"source": exercises.source(slug), "untouched": exercises.release(slug)}
     return exercises.grade(slug, {who: a.read_text("utf-8") for who, a in answers.items()})
 
 
 @pytest.mark.slow
 @each_exercise
+def test_release_is_what_the_source_generates(slug: str) -> None:
+    stored = exercises.release(slug).read_text(encoding="utf-8")
+    assert stored == marked(slug)[0], f"{slug}: run `make exercises` and commit"
+
+
+def test_no_release_without_source() -> None:
+    assert [path.stem for path in repository.exercise_releases()] == SLUGS
+
+
+@pytest.mark.slow
+@each_exercise
 def test_source_gets_every_point(slug: str) -> None:
-    grades = marks(slug)["source"]
+    grades = marked(slug)[1]["source"]
     lost = [f"{g.cell}: {g.message}" for g in grades if g.score != g.points]
     assert grades, f"{slug} has no points to give"
     assert not lost, f"{slug}: the solution fails its own tests\n" + "\n".join(lost)
@@ -63,7 +63,7 @@ def test_source_gets_every_point(slug: str) -> None:
 @pytest.mark.slow
 @each_exercise
 def test_untouched_release_gets_no_point(slug: str) -> None:
-    grades = marks(slug)["untouched"]
+    grades = marked(slug)[1]["untouched"]
     free = [f"{g.cell}: {g.score} of {g.points}" for g in grades if g.score != 0]
     assert grades, f"{slug} has no points to give"
     assert not free, f"{slug}: points for no work\n" + "\n".join(free)
@@ -146,7 +146,7 @@ def test_hidden_tests_take_points_from_an_answer_made_for_the_visible_ones() -> 
         "    return s, q_min - round(min(x_min, 0) / s)"
     )
     assert first_failure(notebook, cell_id, cell.source).startswith("AssertionError: for [")
-    given = exercises.grade(slug, {"clever": nbformat.writes(notebook)})["clever"]
+    given = exercises.grade(slug, {"clever": nbformat.writes(notebook)})[1]["clever"]
     grades = {g.cell: g for g in given}
     assert grades["test-scale"].score == 0
     assert "for [-6, -2] in 4 bits" in grades["test-scale"].message

@@ -97,7 +97,9 @@ def _generate(slug: str, api: NbGraderAPI, folder: Path) -> str:
     return text.rstrip("\n") + "\n"
 
 
-def grade(slug: str, submissions: dict[str, str], root: Path = ROOT) -> dict[str, list[Grade]]:
+def grade(
+    slug: str, submissions: dict[str, str], root: Path = ROOT
+) -> tuple[str, dict[str, list[Grade]]]:
     """Grade notebooks with nbgrader: visible and hidden tests.
 
     Parameters
@@ -107,6 +109,13 @@ def grade(slug: str, submissions: dict[str, str], root: Path = ROOT) -> dict[str
     submissions
         Who hands in (a name for the folder), and the text of the notebook.
 
+    Returns
+    -------
+    str
+        The students' notebook, as `generate` gives it.
+    dict
+        The grades of each who hands in.
+
     Raises
     ------
     RuntimeError
@@ -114,7 +123,7 @@ def grade(slug: str, submissions: dict[str, str], root: Path = ROOT) -> dict[str
     """
     grades = {}
     with course(slug, root) as (api, folder):
-        _generate(slug, api, folder)
+        generated = _generate(slug, api, folder)
         for student, text in submissions.items():
             submitted = folder / "submitted" / student / slug / f"{slug}.ipynb"
             submitted.parent.mkdir(parents=True)
@@ -130,7 +139,7 @@ def grade(slug: str, submissions: dict[str, str], root: Path = ROOT) -> dict[str
                     Grade(g.name, float(g.score), float(g.max_score), said.get(g.name, ""))
                     for g in found
                 ]
-    return grades
+    return generated, grades
 
 
 def _messages(path: Path) -> dict[str, str]:
