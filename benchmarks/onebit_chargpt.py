@@ -61,8 +61,8 @@ RIVALS = (
     Setting("ternary", start="copied", rate=0.002),
     Setting("bitnet", start="copied", rate=0.002),
 )
-#: The same at another rate: worse for the rivals, better for OneBit, whose rows all have the rate
-#: of its long run.
+#: The same at another rate: worse for the rivals, better for OneBit, whose rows all have 0.006. Its
+#: long run (recipes/chargpt_onebit.toml), which came after, has the better one.
 TRIED = tuple(setting._replace(rate=0.008 - setting.rate) for setting in (BASE, *RIVALS))
 FACTORIAL = tuple(
     Setting(start=start, layer_norm=norm, alpha=alpha)
