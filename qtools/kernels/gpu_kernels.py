@@ -4,17 +4,17 @@ Signs come as `qtools.onebit.packing.pack_signs` stores them, read as 32-bit wor
 a row is bit ``j % 32`` of its word ``j // 32``, and 1 means -1. Sums are float32.
 """
 
-import os
 from typing import Any
 
 import triton
 import triton.language as tl
 
+from qtools.kernels.gpu import interpreted
+
 
 def _best(configs: list[triton.Config], key: list[str]) -> Any:
     """Try the configurations once for each key; the interpreter, which has no clock, takes one."""
-    interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
-    return triton.autotune(configs[:1] if interpreted else configs, key)
+    return triton.autotune(configs[:1] if interpreted() else configs, key)
 
 
 TABLES = [
