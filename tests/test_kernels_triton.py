@@ -14,6 +14,7 @@ import torch
 from qtools import kernels
 from qtools.kernels import gpu
 from qtools.kernels.bits import pack_signs, unpack_signs
+from qtools.results import read_record
 from tests.test_kernels import gamma
 from tools.repository import ROOT
 
@@ -145,3 +146,16 @@ def test_programs_compile_without_a_spill(program, dtype, target, batch):
     row = _gpu_compile.compiled(case)
     assert row["spilled_bytes"] == row["stack_bytes"] == 0
     assert 0 < row["registers"] < 255
+
+
+def test_the_record_has_every_program_and_no_spill():
+    triton()
+    from benchmarks import _gpu_compile
+
+    def key(row):
+        return (row["program"], row["target"], row["warps"], *sorted(row["constants"].items()))
+
+    rows = read_record("sign_matmul_gpu_compile")["rows"]
+    assert all(row["spilled_bytes"] == row["stack_bytes"] == 0 for row in rows)
+    cases = [(_gpu_compile.DTYPES[c.dtype], *key(c._asdict())) for c in _gpu_compile.cases()]
+    assert [(row["dtype"], *key(row)) for row in rows] == cases
