@@ -131,7 +131,7 @@ def half_product(w: Tensor) -> Call:
 
 
 def gemlite(matrices: list[Tensor], size: int) -> list[Weights]:
-    """GemLite's 1-bit layers, if it is installed: groups of 128 with a scale and a zero point.
+    """GemLite's 1-bit layers, if it is installed and right: groups of 128, a scale, a zero point.
 
     Its format has them, ours needs none: ``(q - 0.5) * -2`` is our sign.
     """
@@ -148,6 +148,11 @@ def gemlite(matrices: list[Tensor], size: int) -> list[Weights]:
         ones = torch.ones(size, size // 128, dtype=torch.float16, device="cuda")
         layer.pack((unpack_signs(bits, size) < 0).to(torch.uint8), -2 * ones, 0.5 * ones, None)
         layers.append(layer)
+    x = torch.randn(1, size, device="cuda").half()
+    off = layers[0](x) - half_product(unpack_signs(matrices[0], size, torch.float16))(x)
+    if not off.abs().max() <= 0.05 * size**0.5:
+        print(f"GemLite's product is off by {off.abs().max():.3g} at size {size}: left out")
+        return []
     return [Weights("GemLite 1 bit", layers, size * size // 8 + 4 * size * size // 128)]
 
 

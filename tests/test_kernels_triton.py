@@ -50,7 +50,7 @@ def test_values_in_the_interpreter():
         (torch.float32, (), 67, 70),
         (torch.float16, (3,), 33, 515),
         (torch.bfloat16, (2,), 65, 3),
-        (torch.float32, (2, 1, 3), 67, 71),
+        (torch.float32, (2, 1, 3), 33, 71),
         (torch.float16, (17,), 5, 515),
         (torch.bfloat16, (9,), 70, 1),
     ],
@@ -159,3 +159,26 @@ def test_the_record_has_every_program_and_no_spill():
     assert all(row["spilled_bytes"] == row["stack_bytes"] == 0 for row in rows)
     cases = [(_gpu_compile.DTYPES[c.dtype], *key(c._asdict())) for c in _gpu_compile.cases()]
     assert [(row["dtype"], *key(row)) for row in rows] == cases
+
+
+def test_instructions_of_the_innermost_loop_are_counted():
+    triton()
+    from benchmarks._gpu_compile import longest_loop
+
+    code = ".L_x_1:\n{0}.L_x_2:\n{0}{0}@P0 BRA `(.L_x_2) ;\n{0}@P1 BRA `(.L_x_1) ;\n"
+    line = "        /*0010*/                   FADD R1, R2, R3 ;\n"
+    listing = code.format(line).replace("@P", "        /*0020*/              @P")
+    assert longest_loop(listing) == 3
+    assert longest_loop(line) == 0
+
+
+@pytest.mark.parametrize(("flag", "status"), [([], 0), (["--write"], 1)])
+def test_without_a_gpu_the_benchmark_measures_nothing(flag, status, monkeypatch, capsys):
+    from benchmarks import sign_matmul_gpu
+
+    monkeypatch.setattr(sys, "argv", ["sign_matmul_gpu", *flag])
+    monkeypatch.setattr(gpu, "why_not", lambda: "there is no NVIDIA GPU")
+    with pytest.raises(SystemExit) as stop:
+        sign_matmul_gpu.main()
+    assert stop.value.code == status
+    assert "not measured: there is no NVIDIA GPU" in capsys.readouterr().out
