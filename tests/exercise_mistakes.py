@@ -2179,4 +2179,187 @@ MISTAKES = [
         """,
         "compare |w|",
     ),
+    Mistake(
+        "15-one-bit-kernels",
+        "binary",
+        """
+        def binary_product(a, b, n):
+            ones = torch.tensor([bin(byte).count("1") for byte in range(256)])
+            differ = ones[(a[:, None, :] ^ b[None, :, :]).long()].sum(-1)
+            return 8 * a.shape[1] - 2 * differ
+        """,
+        "that counts the padding",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "binary",
+        """
+        def binary_product(a, b, n):
+            ones = torch.tensor([bin(byte).count("1") for byte in range(256)])
+            return n - ones[(a[:, None, :] ^ b[None, :, :]).long()].sum(-1)
+        """,
+        "n - 2 · 3",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "binary",
+        """
+        def binary_product(a, b, n):
+            ones = torch.tensor([bin(byte).count("1") for byte in range(256)])
+            return 2 * ones[(a[:, None, :] ^ b[None, :, :]).long()].sum(-1) - n
+        """,
+        "the sign is turned",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "binary",
+        """
+        def binary_product(a, b, n):
+            ones = torch.tensor([bin(byte).count("1") for byte in range(256)])
+            differ = ones[(a[None, :, :] ^ b[:, None, :]).long()].sum(-1)
+            return n - 2 * differ
+        """,
+        "rows of a stand in the rows",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "tables",
+        """
+        def tables(x, k):
+            minus = torch.arange(2**k) >> torch.arange(k - 1, -1, -1)[:, None] & 1
+            return x.view(-1, k) @ (1 - 2 * minus).to(x.dtype)
+
+
+        def table_product(x, bits, k):
+            return tables(x, k).sum(0)
+        """,
+        "the least significant bit comes first",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "tables",
+        """
+        def tables(x, k):
+            plus = torch.arange(2**k) >> torch.arange(k)[:, None] & 1
+            return x.view(-1, k) @ (2 * plus - 1).to(x.dtype)
+
+
+        def table_product(x, bits, k):
+            return tables(x, k).sum(0)
+        """,
+        "entry 0 has no minus",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "tables",
+        """
+        def tables(x, k):
+            minus = torch.arange(2**k) >> torch.arange(k)[:, None] & 1
+            return x.view(-1, k) @ (1 - 2 * minus).to(x.dtype)
+
+
+        def table_product(x, bits, k):
+            wide = torch.zeros(8 * bits.shape[1], dtype=x.dtype)
+            wide[: len(x)] = x
+            y = torch.zeros(len(bits), dtype=x.dtype)
+            for c, table in enumerate(tables(wide, k)):
+                y += table[bits[:, k * c // 8].long() & (2**k - 1)]
+            return y
+        """,
+        "where in it?",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "half",
+        """
+        def turn(words):
+            return words ^ ((words >> 3 & 0x11111111) * 15)
+
+
+        def half_lookup(T, stored):
+            entry = T[stored & 7]
+            return torch.where((stored & 8).bool(), -entry, entry)
+        """,
+        "leave the fourth as it is",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "half",
+        """
+        def turn(words):
+            return words ^ ((words >> 3 & 1) * 7)
+
+
+        def half_lookup(T, stored):
+            entry = T[stored & 7]
+            return torch.where((stored & 8).bool(), -entry, entry)
+        """,
+        "each group by itself",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "half",
+        """
+        def turn(words):
+            return words ^ ((words >> 3 & 0x11111111) * 7)
+
+
+        def half_lookup(T, stored):
+            return T[stored & 7]
+        """,
+        "the sign is missing",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "batch",
+        """
+        import math
+
+
+        def speedup(B, beta, C, C1):
+            return max(4 / beta, 2 * B / C) / max(1 / beta, 2 * B / C1)
+
+
+        def last_batch(ratio, beta, C, C1):
+            return math.inf
+        """,
+        "a bit is an eighth of a byte",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "batch",
+        """
+        import math
+
+
+        def speedup(B, beta, C, C1):
+            return 4 / beta / (1 / (8 * beta))
+
+
+        def last_batch(ratio, beta, C, C1):
+            return math.inf
+        """,
+        "the slower of memory and arithmetic counts",
+    ),
+    Mistake(
+        "15-one-bit-kernels",
+        "batch",
+        """
+        import math
+
+
+        def speedup(B, beta, C, C1):
+            return max(4 / beta, 2 * B / C) / max(1 / (8 * beta), 2 * B / C1)
+
+
+        def last_batch(ratio, beta, C, C1):
+            if C1 / C >= ratio:
+                return math.inf
+            B = 1
+            while speedup(B, beta, C, C1) >= ratio:
+                B += 1
+            return 0 if B == 1 else B
+        """,
+        "the LAST batch that still reaches it",
+    ),
 ]
