@@ -1,10 +1,12 @@
-/* n rows of x, at most W, by tables of the 256 signed sums of 8 inputs; NAME, VECTOR, W, WORDS,
- * CODE and TARGET say which. WORDS words of columns have their tables in the first cache at a time.
- */
+/* n rows of x, at most W, by tables in the first cache: of the 16 signed sums of 4 inputs, or of the
+ * 256 of 8, which take longer to make and half as many look-ups. BITS is 4 or 8; NAME, VECTOR, W,
+ * TARGET, CODE say the rest. WORDS words of columns have their tables there at a time. */
+
+#define GROUPS (32 / BITS)
 
 TARGET static void NAME(const Task *t, int64_t row, int64_t n, int64_t first, int64_t last,
                         char *scratch) {
-    VECTOR *table = (VECTOR *)scratch, *sums = table + 1024 * WORDS;
+    VECTOR *table = (VECTOR *)scratch, *sums = table + (GROUPS * WORDS << BITS);
     VECTOR *u = sums + (last - first) * TILE;
     float *lanes = (float *)u, *line = lanes + 32 * t->words * W;
     for (int64_t lane = 0; lane < W; lane++) {
@@ -16,15 +18,19 @@ TARGET static void NAME(const Task *t, int64_t row, int64_t n, int64_t first, in
     for (int64_t word = 0; word < t->words; word += WORDS) {
         for (int64_t b = 0; b < 4 * WORDS; b++) {
             VECTOR *v = u + 32 * word + 8 * b, low[16], high[16];
-            low[0] = (v[0] + v[1]) + (v[2] + v[3]);
-            high[0] = (v[4] + v[5]) + (v[6] + v[7]);
-            for (int c = 1; c < 16; c++) {
+            for (int c = 0; c < 16; c++) {
                 low[c] = ((c & 1 ? -v[0] : v[0]) + (c & 2 ? -v[1] : v[1])) +
                          ((c & 4 ? -v[2] : v[2]) + (c & 8 ? -v[3] : v[3]));
                 high[c] = ((c & 1 ? -v[4] : v[4]) + (c & 2 ? -v[5] : v[5])) +
                           ((c & 4 ? -v[6] : v[6]) + (c & 8 ? -v[7] : v[7]));
             }
-            for (int c = 0; c < 256; c++) table[256 * b + c] = low[c & 15] + high[c >> 4];
+            if (BITS == 8)
+                for (int c = 0; c < 256; c++) table[256 * b + c] = low[c & 15] + high[c >> 4];
+            else
+                for (int c = 0; c < 16; c++) {
+                    table[32 * b + c] = low[c];
+                    table[32 * b + 16 + c] = high[c];
+                }
         }
         for (int64_t tile = first; tile < last; tile++) {
             VECTOR *sum = sums + (tile - first) * TILE;
@@ -34,9 +40,10 @@ TARGET static void NAME(const Task *t, int64_t row, int64_t n, int64_t first, in
                 VECTOR all = sum[r];
                 for (int w = 0; w < WORDS; w++) {
                     uint32_t c = *CODE(word + w, tile, r);
-                    VECTOR *at = table + 1024 * w, half = at[c & 255] + at[256 + (c >> 8 & 255)];
-                    half += at[512 + (c >> 16 & 255)];
-                    all += half + at[768 + (c >> 24)];
+                    VECTOR *at = table + (GROUPS * w << BITS), some = at[c & ((1 << BITS) - 1)];
+                    for (int k = 1; k < GROUPS; k++)
+                        some += at[(k << BITS) + (c >> BITS * k & ((1 << BITS) - 1))];
+                    all += some;
                 }
                 sum[r] = all;
             }
@@ -50,7 +57,9 @@ TARGET static void NAME(const Task *t, int64_t row, int64_t n, int64_t first, in
     }
 }
 
+#undef GROUPS
 #undef NAME
 #undef VECTOR
 #undef W
 #undef WORDS
+#undef BITS

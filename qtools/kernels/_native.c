@@ -91,6 +91,14 @@ void qtools_repack(int path, const uint8_t *bits, int64_t stride, int64_t rows, 
             }
 }
 
+/* Bytes of tables for one row of x, at most. */
+#define TABLES (4 * 1024 * 4)
+
+/* A table of 256 sums is worth its making for so many rows of signs. */
+#ifndef FEW_ROWS
+#define FEW_ROWS 256
+#endif
+
 typedef struct Task {
     int path, g_type, h_type;
     const uint32_t *codes;
@@ -175,30 +183,76 @@ typedef float sixteen __attribute__((vector_size(64)));
 #define VECTOR float
 #define W 1
 #define WORDS 4
+#define BITS 8
+#include "_bytes.h"
+#define NAME halves_1
+#define VECTOR float
+#define W 1
+#define WORDS 4
+#define BITS 4
 #include "_bytes.h"
 #define NAME bytes_4
 #define VECTOR four
 #define W 4
 #define WORDS 1
+#define BITS 8
 #include "_bytes.h"
-#ifdef HAS_X86
-#undef TARGET
-#undef CODE
-#define CODE BY_TILE
-#define TARGET AVX2
-#endif
+#define NAME halves_4
+#define VECTOR four
+#define W 4
+#define WORDS 4
+#define BITS 4
+#include "_bytes.h"
+#ifdef __aarch64__
 #define NAME bytes_8
 #define VECTOR eight
 #define W 8
 #define WORDS 1
+#define BITS 8
 #include "_bytes.h"
+#define NAME halves_8
+#define VECTOR eight
+#define W 8
+#define WORDS 2
+#define BITS 4
+#include "_bytes.h"
+#endif
 #ifdef HAS_X86
+#undef TARGET
+#undef CODE
+#define TARGET AVX2
+#define CODE BY_TILE
+#define NAME bytes_4_by_tile
+#define VECTOR four
+#define W 4
+#define WORDS 1
+#define BITS 8
+#include "_bytes.h"
+#define NAME bytes_8
+#define VECTOR eight
+#define W 8
+#define WORDS 1
+#define BITS 8
+#include "_bytes.h"
+#define NAME halves_8
+#define VECTOR eight
+#define W 8
+#define WORDS 2
+#define BITS 4
+#include "_bytes.h"
 #undef TARGET
 #define TARGET AVX512
 #define NAME bytes_16
 #define VECTOR sixteen
 #define W 16
 #define WORDS 1
+#define BITS 8
+#include "_bytes.h"
+#define NAME halves_16
+#define VECTOR sixteen
+#define W 16
+#define WORDS 2
+#define BITS 4
 #include "_bytes.h"
 
 /* ---- tables in registers ---- */
@@ -251,7 +305,6 @@ LOOK_AVX2(1, 2)
 LOOK_AVX2(1, 6)
 LOOK_AVX2(2, 2)
 LOOK_AVX2(2, 4)
-LOOK_AVX2(4, 2)
 
 AVX512 static void table_avx512(const float *u, int64_t words, float *table) {
     __m512i signs[4];
@@ -295,48 +348,38 @@ LOOK_AVX512(1, 1)
 LOOK_AVX512(1, 8)
 LOOK_AVX512(2, 1)
 LOOK_AVX512(2, 8)
-LOOK_AVX512(4, 1)
-LOOK_AVX512(4, 4)
 
 typedef void (*Look)(const uint32_t *, int64_t, const float *, int64_t, float *);
 static const struct {
     Look wide, narrow;
     int tiles; /* that wide does */
-} LOOKS[2][3] = {
-    {{look_avx2_1_6, look_avx2_1_2, 3},
-     {look_avx2_2_4, look_avx2_2_2, 2},
-     {look_avx2_4_2, look_avx2_4_2, 1}},
-    {{look_avx512_1_8, look_avx512_1_1, 8},
-     {look_avx512_2_8, look_avx512_2_1, 8},
-     {look_avx512_4_4, look_avx512_4_1, 4}},
+} LOOKS[2][2] = {
+    {{look_avx2_1_6, look_avx2_1_2, 3}, {look_avx2_2_4, look_avx2_2_2, 2}},
+    {{look_avx512_1_8, look_avx512_1_1, 8}, {look_avx512_2_8, look_avx512_2_1, 8}},
 };
 
-/* n rows of x, at most 4, by the tiles from `first` to before `last`. */
+/* n rows of x, 1 or 2, by the tiles from `first` to before `last`. */
 static void registers(const Task *t, int64_t row, int64_t n, int64_t first, int64_t last,
                       char *scratch) {
     int wide = t->path == AVX512_PATH;
     int64_t size = t->words * (wide ? 16 * SUMS5 : 8 * SUMS2);
-    float *table = (float *)scratch, *sums = table + 4 * size, *u = sums + 256;
+    float *table = (float *)scratch, *sums = table + 2 * size, *u = sums + 256;
     for (int64_t i = 0; i < n; i++) {
         prepare(t, row + i, u);
         if (wide) table_avx512(u, t->words, table + i * size);
         else table_avx2(u, t->words, table + i * size);
     }
-    for (int64_t done = 0, some; done < n; done += some) {
-        int kind = n - done >= 4 ? 2 : n - done >= 2 ? 1 : 0;
-        some = 1 << kind;
-        for (int64_t tile = first, tiles; tile < last; tile += tiles) {
-            int all = last - tile >= LOOKS[wide][kind].tiles;
-            const uint32_t *codes = t->codes + tile * t->words * TILE;
-            tiles = all ? LOOKS[wide][kind].tiles : 1;
-            (all ? LOOKS[wide][kind].wide : LOOKS[wide][kind].narrow)(
-                codes, t->words, table + done * size, size, sums);
-            int64_t rows = smaller(tiles * TILE, t->rows - tile * TILE);
-            for (int64_t i = 0; i < some; i++) {
-                float *y = t->y + (row + done + i) * t->rows + tile * TILE;
-                memcpy(y, sums + i * tiles * TILE, (size_t)rows * 4);
-                finish(t, y, tile * TILE, rows);
-            }
+    const int tiles_at_once = LOOKS[wide][n - 1].tiles;
+    for (int64_t tile = first, tiles; tile < last; tile += tiles) {
+        int all = last - tile >= tiles_at_once;
+        tiles = all ? tiles_at_once : 1;
+        (all ? LOOKS[wide][n - 1].wide : LOOKS[wide][n - 1].narrow)(
+            t->codes + tile * t->words * TILE, t->words, table, size, sums);
+        int64_t rows = smaller(tiles * TILE, t->rows - tile * TILE);
+        for (int64_t i = 0; i < n; i++) {
+            float *y = t->y + (row + i) * t->rows + tile * TILE;
+            memcpy(y, sums + i * tiles * TILE, (size_t)rows * 4);
+            finish(t, y, tile * TILE, rows);
         }
     }
 }
@@ -354,23 +397,27 @@ static void piece(const void *task, int64_t index, char *scratch) {
 
 /* The fastest way for some rows of x, as measured, and how many rows it takes at once. */
 static void choose(Task *t, int64_t batch) {
-    int lanes = 1;
+    int few = t->rows < FEW_ROWS, lanes = batch <= 2 ? 1 : batch <= 4 ? 4 : batch <= 8 ? 8 : 16;
 #ifdef HAS_X86
     if (t->path != PORTABLE) {
-        int most = t->path == AVX512_PATH ? 16 : 8;
-        if (batch > most / 2 && t->rows >= 256) {
-            t->way = most == 16 ? bytes_16 : bytes_8;
-            t->step = most;
-        } else {
-            t->way = registers;
-            t->step = 4;
-        }
+        if (t->path == AVX2_PATH && lanes == 16) lanes = 8;
+        if (lanes == 1) t->way = registers, lanes = 2;
+        else if (lanes == 4 && !few) t->way = bytes_4_by_tile;
+        else if (lanes == 16) t->way = few ? halves_16 : bytes_16;
+        else t->way = few ? halves_8 : bytes_8, lanes = 8;
+        t->step = lanes;
         return;
     }
 #endif
-    if (batch > 4 && t->path == NEON) t->way = bytes_8, lanes = 8;
-    else if (batch > 2) t->way = bytes_4, lanes = 4;
-    else t->way = bytes_1;
+#ifdef __aarch64__
+    if (t->path == NEON && lanes >= 8) {
+        t->way = few ? halves_8 : bytes_8;
+        t->step = 8;
+        return;
+    }
+#endif
+    if (lanes > 1) t->way = few ? halves_4 : bytes_4, lanes = 4;
+    else t->way = few ? halves_1 : bytes_1;
     t->step = lanes;
 }
 
@@ -387,11 +434,10 @@ static int run(Task *t, int64_t start, int64_t batch, int threads) {
     if (part.part > 256) part.part = 256;
     Work work = {.piece = piece, .task = &part};
     work.pieces = groups * ((t->tiles + part.part - 1) / part.part);
-    size_t u = (size_t)t->words * 32 * 4;
-    /* Of `registers`: 4 tables, sums, u. Of `bytes_W`: u of W rows, a row, tables, sums. */
-    size_t registers_bytes = u * 4 * 4 + 1024 + u;
-    size_t lanes = (size_t)t->step, words = t->step == 1 ? 4 : 1;
-    size_t bytes = (u + (words * 1024 + (size_t)part.part * TILE) * 4) * lanes + u;
+    size_t u = (size_t)t->words * 32 * 4, lanes = (size_t)t->step;
+    /* Of `registers`: 2 tables, sums, u. Of the others: tables, sums, u of W rows, u of one. */
+    size_t registers_bytes = u * 4 * 2 + 1024 + u;
+    size_t bytes = (TABLES + (size_t)part.part * TILE * 4 + u) * lanes + u;
     work.scratch_bytes = (int64_t)((bytes > registers_bytes ? bytes : registers_bytes) + 63) / 64 * 64;
     if (threads > work.pieces) threads = (int)work.pieces;
     if (threads > MOST_THREADS) threads = MOST_THREADS;

@@ -114,31 +114,37 @@ def product(
     number: int, x: Tensor, bits: Tensor, in_features: int, g: Tensor | None, h: Tensor | None
 ) -> Tensor:
     """`reference.unpacked` by the library's path of a number; float64 by `reference` itself."""
-    if x.dtype == torch.float64:
+    kind = x.dtype
+    if kind is torch.float64:
         return reference.unpacked(x, bits, in_features, g, h)
-    rows = bits.shape[0]
-    codes = codes_of(number, bits)
-    wide = x if x.dtype == torch.float32 else x.float()
-    if wide.dim() != 2 or wide.stride(1) != 1:
-        wide = wide.reshape(-1, in_features).contiguous()
-    y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32)
-    batch = wide.shape[0]
-    g, g_type = _vector(g)
-    h, h_type = _vector(h)
+    rows, shape = bits.shape[0], x.shape
+    wide = x if kind is torch.float32 else x.float()
+    if wide.is_contiguous():
+        batch, step = wide.numel() // in_features, in_features
+    else:
+        if wide.dim() != 2 or wide.stride(1) != 1:
+            wide = wide.reshape(-1, in_features).contiguous()
+        batch, step = wide.shape[0], wide.stride(0)
+    y = wide.new_empty((*shape[:-1], rows))
     threads = 1 if batch * in_features * rows < _FEW else torch.get_num_threads()
+    codes = codes_of(number, bits)
+    g, g_place, g_type = _vector(g)
+    h, h_place, h_type = _vector(h)
     failed = library().qtools_run(  # type: ignore[union-attr]
-        number, codes.data_ptr(), rows, in_features, wide.data_ptr(), batch, wide.stride(0),
-        None if g is None else g.data_ptr(), g_type, None if h is None else h.data_ptr(), h_type,
-        y.data_ptr(), threads,
+        number, codes.data_ptr(), rows, in_features, wide.data_ptr(), batch, step,
+        g_place, g_type, h_place, h_type, y.data_ptr(), threads,
     )  # fmt: skip
     if failed:
         raise MemoryError(f"no memory for the tables of {in_features} columns")
-    return y if x.dtype == torch.float32 else y.to(x.dtype)
+    return y if kind is torch.float32 else y.to(kind)
 
 
-def _vector(vector: Tensor | None) -> tuple[Tensor | None, int]:
+def _vector(vector: Tensor | None) -> tuple[Tensor | None, int | None, int]:
+    """Return the vector as the library reads it, to be kept alive, its address and type."""
     if vector is None:
-        return None, _NONE
-    if vector.dtype not in _TYPES:
-        vector = vector.float()
-    return vector if vector.stride(0) == 1 else vector.contiguous(), _TYPES[vector.dtype]
+        return None, None, _NONE
+    kind = _TYPES.get(vector.dtype)
+    if kind is None or vector.stride(0) != 1:
+        vector = (vector if kind is not None else vector.float()).contiguous()
+        kind = _TYPES[vector.dtype]
+    return vector, vector.data_ptr(), kind

@@ -53,6 +53,8 @@ def sign_matmul(x: Tensor, bits: Tensor, in_features: int) -> Tensor:
     >>> sign_matmul(torch.tensor([1.0, 2.0, 4.0]), bits, 3)
     tensor([3., 1.])
     """
+    if _eager(x, x, x):
+        return _sign_matmul(x, bits, in_features)
     result: Tensor = torch.ops.qtools.sign_matmul(x, bits, in_features)
     return result
 
@@ -81,8 +83,35 @@ def onebit_linear(x: Tensor, bits: Tensor, g: Tensor, h: Tensor) -> Tensor:
     TypeError, ValueError
         If type, shape or device of an argument do not fit.
     """
+    if _eager(x, g, h):
+        return _onebit_linear(x, bits, g, h)
     result: Tensor = torch.ops.qtools.onebit_linear(x, bits, g, h)
     return result
+
+
+def _eager(x: Tensor, g: Tensor, h: Tensor) -> bool:
+    """Whether nobody would notice that torch's dispatcher, 15 to 30 µs a call, is left out.
+
+    Nobody compiles, traces, differentiates, maps or counts, and the tensors are plain ones.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and type(g) is Tensor
+        and type(h) is Tensor
+        and not (
+            (x.requires_grad or g.requires_grad or h.requires_grad) and torch.is_grad_enabled()
+        )
+        and not _modes()
+        and _transform() is None
+        and _trace() is None
+    )
+
+
+# Private, and the same since torch 2.2 at least. Where one is missing, nothing is ever left out.
+_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: 1)
+_trace = getattr(torch._C, "_get_tracing_state", lambda: 1)
 
 
 def check(x: Tensor, bits: Tensor, in_features: int) -> None:
