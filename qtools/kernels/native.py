@@ -113,9 +113,9 @@ def codes_of(number: int, bits: Tensor) -> Tensor:
 def product(
     number: int, x: Tensor, bits: Tensor, in_features: int, g: Tensor | None, h: Tensor | None
 ) -> Tensor:
-    """`reference.unpacked` by the library's path of a number; float64 by `reference` itself."""
+    """`reference.unpacked` by a path of the library; float64 and other devices by itself."""
     kind = x.dtype
-    if kind is torch.float64:
+    if kind is torch.float64 or not x.is_cpu:
         return reference.unpacked(x, bits, in_features, g, h)
     rows, shape = bits.shape[0], x.shape
     wide = x if kind is torch.float32 else x.float()
