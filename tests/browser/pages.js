@@ -155,13 +155,15 @@
   },
 
   // Drop what axe would look at thousands of times with the same answer: the insides of figures,
-  // all but three of the formulas' spoken forms, and all but the first code token of each colour
-  // in each kind of block.
+  // all but three of the formulas' spoken forms, all but the first code token of each colour in
+  // each kind of block, and all but thirty of the entries that were made from docstrings.
   thin() {
     const all = (selector) => [...document.querySelectorAll(selector)];
     for (const spoken of all("mjx-assistive-mml").slice(3)) spoken.remove();
     for (const node of all("svg.book-figure *")) if (!node.closest("text") &&
       !node.querySelector("text")) node.remove();
+    for (const entry of all("section:not(:has(section)):has(.api-source-line)").slice(30))
+      entry.remove();
     const seen = new Set();
     for (const token of all(".highlight pre span")) {
       const kind = `${token.className} ${token.closest("[class*=highlight-]")?.className} ` +
