@@ -37,7 +37,7 @@ from qtools.weight_only import quantize_weights
 
 RESULT = Path(__file__).parent.parent / "results" / "scoreboard.json"
 BITS, BATCH, STUDENT = (8, 6, 4, 3, 2), 64, 0.25
-ROUNDS = {"image": 200, "batch": 15, "character": 200}
+ROUNDS = {"image": 200, "batch": 9, "character": 100}
 
 #: A network by name, what it is, and the bytes of its file.
 Named = Iterator[tuple[str, nn.Module, int]]
@@ -186,7 +186,7 @@ def main() -> None:
         "": in_turns({n: lambda m=m: m(one) for n, m in pictures.items()}, ROUNDS["image"]),  # type: ignore[misc]
         "batch_": in_turns({n: lambda m=m: m(many) for n, m in pictures.items()}, ROUNDS["batch"]),  # type: ignore[misc]
         "ort_": in_turns(sessions(pictures, one), ROUNDS["image"]),
-        "ort_batch_": in_turns(sessions(pictures, many), ROUNDS["batch"]),
+        "ort_batch_": in_turns(sessions(pictures, many), 3 * ROUNDS["batch"]),
         "text": in_turns({n: writer(m) for n, m in texts.items()}, ROUNDS["character"]),
     }
     for what, times in timed.items():
