@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_record_has_rows() -> None:
     assert absent(ROWS) == []
     assert {row.model for row in ROWS} == set(MODELS)
-    assert {row.family for row in ROWS} | {"combined"} == set(FAMILIES)
+    assert {row.family for row in ROWS} == set(FAMILIES)
     for row in ROWS:
         assert row.bytes > 0
         assert row.seeds > 1 or row.deviation == 0

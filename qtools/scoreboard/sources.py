@@ -184,9 +184,9 @@ def _combined(record: Record, context: Context) -> Iterator[dict[str, Any]]:
                 "distilled": "distillation"}  # fmt: skip
     for line in record["summary"]:
         family = families.get(line["name"], "combined")
-        method = "whole network, same bytes" if family != "combined" else line["name"]
+        method = f"{line['name']} alone" if family != "combined" else line["name"]
         activations = 32 if line["weights"] == 16 else 8
-        yield {"network": line["name"], "method": method if line["weights"] == 2 else line["name"],
+        yield {"network": line["name"], "method": method,
                "family": family, "bits": line["weights"], "activations": activations,
                "bytes": line["bytes"], "epochs": line["epochs"], "seconds": line["train_seconds"],
                **_over_seeds(line, "accuracy")}  # fmt: skip
@@ -251,6 +251,7 @@ SOURCES = (
     Source("pruning_smallcnn", "SmallCNN", "pruning", 8, _pruned),
     Source("student_smallcnn", "SmallCNN", "distillation", 9, _students),
     Source("low_rank_smallcnn", "SmallCNN", "low rank", 10, _low_rank),
+    Source("pipeline_smallcnn", "SmallCNN", "combined", 16, _combined),
     Source("chargpt", "CharGPT", "float", 11, _whole_gpt),
     Source("weight_only", "CharGPT", "weights only", 11, _weights_only),
     Source("onebit_chargpt", "CharGPT", "one bit", 14, _ablations),
