@@ -2362,4 +2362,139 @@ MISTAKES = [
         """,
         "the LAST batch that still reaches it",
     ),
+    Mistake(
+        "16-the-scoreboard",
+        "front",
+        """
+        def pareto(points):
+            return [
+                i
+                for i, (s, l) in enumerate(points)
+                if not any(t < s and m < l for t, m in points)
+            ]
+        """,
+        "no worse and smaller is enough",
+    ),
+    Mistake(
+        "16-the-scoreboard",
+        "front",
+        """
+        def pareto(points):
+            kept, best = [], float("inf")
+            for i in sorted(range(len(points)), key=lambda i: points[i]):
+                if points[i][1] < best:
+                    kept.append(i)
+                    best = points[i][1]
+            return sorted(kept)
+        """,
+        "do not dominate each other: both stay",
+    ),
+    Mistake(
+        "16-the-scoreboard",
+        "front",
+        """
+        def pareto(points):
+            kept = []
+            for i in sorted(range(len(points)), key=lambda i: points[i]):
+                if not kept or points[i][1] < points[kept[-1]][1] or points[i] == points[kept[-1]]:
+                    kept.append(i)
+            return kept
+        """,
+        "in ascending order, please",
+    ),
+    Mistake(
+        "16-the-scoreboard",
+        "bytes",
+        """
+        def matrix_bytes(rows, columns, bits, group, zero):
+            groups = 1 if group is None else columns // group
+            return rows * (-(-columns * bits // 8) + groups * (2 + zero))
+
+
+        def most_bits(rows, columns, budget, group, zero):
+            fits = [b for b in range(1, 9) if matrix_bytes(rows, columns, b, group, zero) <= budget]
+            return max(fits, default=None)
+        """,
+        "a group of 64 and one of 36",
+    ),
+    Mistake(
+        "16-the-scoreboard",
+        "bytes",
+        """
+        def matrix_bytes(rows, columns, bits, group, zero):
+            groups = 1 if group is None else -(-columns // group)
+            return -(-rows * columns * bits // 8) + rows * groups * (2 + zero)
+
+
+        def most_bits(rows, columns, budget, group, zero):
+            fits = [b for b in range(1, 9) if matrix_bytes(rows, columns, b, group, zero) <= budget]
+            return max(fits, default=None)
+        """,
+        "the next row begins with a new byte",
+    ),
+    Mistake(
+        "16-the-scoreboard",
+        "bytes",
+        """
+        def matrix_bytes(rows, columns, bits, group, zero):
+            groups = 1 if group is None else -(-columns // group)
+            return rows * (-(-columns * bits // 8) + groups * (2 + zero))
+
+
+        def most_bits(rows, columns, budget, group, zero):
+            bits = 8 * budget // (rows * columns)
+            return bits if bits >= 1 else None
+        """,
+        "the scales come on top",
+    ),
+    Mistake(
+        "16-the-scoreboard",
+        "apart",
+        """
+        def t_value(a, b):
+            error = (statistics.variance(a) + statistics.variance(b)) ** 0.5
+            return (statistics.mean(a) - statistics.mean(b)) / error
+
+
+        def verdict(a, b):
+            t = t_value(a, b)
+            return "not told apart" if abs(t) <= 3 else "a" if t > 0 else "b"
+        """,
+        "divide each variance by the number of its seeds",
+    ),
+    Mistake(
+        "16-the-scoreboard",
+        "apart",
+        """
+        def t_value(a, b):
+            error = (statistics.pvariance(a) / len(a) + statistics.pvariance(b) / len(b)) ** 0.5
+            return (statistics.mean(a) - statistics.mean(b)) / error
+
+
+        def verdict(a, b):
+            t = t_value(a, b)
+            return "not told apart" if abs(t) <= 3 else "a" if t > 0 else "b"
+        """,
+        "divide the sum of squares by n - 1",
+    ),
+    Mistake(
+        "16-the-scoreboard",
+        "apart",
+        """
+        def t_value(a, b):
+            error = (statistics.variance(a) / len(a) + statistics.variance(b) / len(b)) ** 0.5
+            gap = statistics.mean(a) - statistics.mean(b)
+            if error == 0:
+                return 0.0 if gap == 0 else math.copysign(math.inf, gap)
+            return gap / error
+
+
+        def verdict(a, b):
+            if min(len(a), len(b)) < 2:
+                return "a" if statistics.mean(a) > statistics.mean(b) else "b"
+            t = t_value(a, b)
+            return "not told apart" if abs(t) <= 3 else "a" if t > 0 else "b"
+        """,
+        "a single seed has no spread",
+    ),
 ]
