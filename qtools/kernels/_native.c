@@ -427,11 +427,12 @@ static int run(Task *t, int64_t start, int64_t batch, int threads) {
     part.y += start * t->rows;
     part.batch = batch;
     int64_t groups = (batch + t->step - 1) / t->step;
-    /* Four pieces a thread keep all busy to the end; a piece makes its own tables. */
-    int64_t parts = threads < 2 ? 1 : (4 * threads + groups - 1) / groups;
+    /* A few pieces a thread keep all busy to the end; but a piece makes its own tables. */
+    int64_t parts = threads < 2 ? 1 : (3 * threads + groups - 1) / groups;
+    int64_t least = t->step < 4 ? 16 : 64, most = 256;
     part.part = (t->tiles + parts - 1) / parts;
-    if (part.part < 32) part.part = 32;
-    if (part.part > 256) part.part = 256;
+    if (part.part < least) part.part = least;
+    if (part.part > most) part.part = most;
     Work work = {.piece = piece, .task = &part};
     work.pieces = groups * ((t->tiles + part.part - 1) / part.part);
     size_t u = (size_t)t->words * 32 * 4, lanes = (size_t)t->step;

@@ -20,7 +20,7 @@ Run = Callable[[Tensor, Tensor, int, Tensor | None, Tensor | None], Tensor]
 PATHS = ("reference", "table", "portable", "avx2", "avx512", "neon", "triton")
 
 #: In plain torch, the table is faster up to as many rows of x.
-FEW_ROWS = 16
+FEW_ROWS = 8
 
 _forced: ContextVar[str | None] = ContextVar("qtools_kernel_path", default=None)
 

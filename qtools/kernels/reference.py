@@ -51,7 +51,7 @@ def by_table(
     signs = (1 - 2 * (byte >> torch.arange(8, device=x.device)[:, None] & 1)).to(wide)
     groups = F.pad(u, (0, 8 * octets - in_features)).view(len(u), octets, 8)
     # [octets, 256, batch]: what a byte selects lies together for the whole batch.
-    table = (groups @ signs).permute(1, 2, 0).reshape(256 * octets, len(u))
+    table = (groups @ signs).permute(1, 2, 0).reshape(-1).view(256 * octets, len(u))
     place = bits + torch.arange(0, 256 * octets, 256, dtype=torch.int32, device=x.device)
     y = F.embedding_bag(place, table, mode="sum").T.contiguous()
     y = y.reshape(*x.shape[:-1], bits.shape[0])
