@@ -123,7 +123,7 @@ def main() -> None:
             unit="times as fast as torch's float32: 4096 x 4096, one row, one thread, from memory",
             command="python -m benchmarks.sign_matmul --write",
             seconds=round(time.perf_counter() - start, 1),
-            path=path,
+            in_use=path,
             info=str(kernels.info()),
             last_cache_bytes=LAST_CACHE,
             rows=rows,

@@ -261,7 +261,7 @@ typedef float sixteen __attribute__((vector_size(64)));
 #define SUMS5 8  /* groups of 4 */
 
 AVX2 static void table_avx2(const float *u, int64_t words, float *table) {
-    __m256i code = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), minus = _mm256_set1_epi32(1 << 31);
+    __m256i code = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), minus = _mm256_set1_epi32(INT32_MIN);
     __m256 signs[3];
     for (int k = 0; k < 3; k++)
         signs[k] = _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(code, 31 - k), minus));

@@ -222,6 +222,25 @@ torch.library.register_autograd(
 )
 
 
+def _map_x(op: Any, dims: tuple[Any, ...], x: Tensor, rest: tuple[Any, ...]) -> tuple[Tensor, int]:
+    """Leading dimensions are mapped by themselves, so those of x need only be moved there."""
+    if dims[0] is None or any(dim is not None for dim in dims[1:]):
+        raise NotImplementedError("only x can be mapped over, not bits, g or h")
+    return op(x.movedim(dims[0], 0), *rest), 0
+
+
+@torch.library.register_vmap("qtools::sign_matmul", lib=_library)
+def _map_sign_matmul(info: Any, dims: tuple[Any, ...], x: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    return _map_x(torch.ops.qtools.sign_matmul, dims, x, rest)
+
+
+@torch.library.register_vmap("qtools::onebit_linear", lib=_library)
+def _map_onebit_linear(
+    info: Any, dims: tuple[Any, ...], x: Tensor, *rest: Any
+) -> tuple[Tensor, int]:
+    return _map_x(torch.ops.qtools.onebit_linear, dims, x, rest)
+
+
 @register_flop_formula([torch.ops.qtools.sign_matmul, torch.ops.qtools.onebit_linear])
 def _flops(x: Any, bits: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     """Two for each sign and row: an addition is counted as the multiply-add that it replaces."""
