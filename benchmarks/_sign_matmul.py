@@ -41,7 +41,7 @@ class Product(NamedTuple):
 
     name: str
     bits: int
-    count: int
+    matrices: int
     call: Callable[[int, Tensor], Any]
 
     def __call__(self, i: int, x: Tensor) -> Any:

@@ -43,7 +43,7 @@ def measure(product: Product, x: torch.Tensor) -> list[float]:
     taken: list[float] = []
     while len(taken) < CALLS[0] or (sum(taken) < SECONDS and len(taken) < CALLS[1]):
         start = time.perf_counter()
-        product((len(taken) + 1) % product.count, x)
+        product((len(taken) + 1) % product.matrices, x)
         taken.append(time.perf_counter() - start)
     return taken
 
@@ -56,7 +56,7 @@ def of_shape(shape: tuple[int, int], threads: tuple[int, ...]) -> list[dict[str,
         torch.set_num_threads(number)
         products = [made for method in METHODS if (made := method(rows, columns, number))]
         for product in products:  # codes are made, memory is touched
-            for i in range(product.count):
+            for i in range(product.matrices):
                 product(i, torch.randn(1, columns))
         slow: set[str] = set()
         for batch in BATCHES:

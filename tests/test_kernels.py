@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -178,3 +180,18 @@ def test_graphs_hold_the_op_whole(way):
         assert "qtools.onebit_linear" in str(program.graph)
         found = program.module()(x, g, h)
     compare(found, x.relu(), w, g, h)
+
+
+def test_the_page_of_the_format_says_what_is_so():
+    page = (Path(__file__).parent.parent / "book" / "onebit_format.md").read_text(encoding="utf-8")
+    names = {}
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "onebit_format.md", "exec"), names)
+    for row, octets in zip(names["rows"], names["bits"].tolist(), strict=True):
+        set_bits = ", ".join(str(j) for j, c in enumerate(row) if c == "-")
+        (line,) = [x for x in page.splitlines() if f"| `{row}` |" in x]
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        assert cells[2] == set_bits
+        assert [int(cell.split("= ")[-1]) for cell in cells[3:]] == octets[:2]
