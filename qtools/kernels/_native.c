@@ -67,9 +67,9 @@ static int64_t words_of(int path, int64_t columns) {
 #define BY_ROW(w, tile, r) (t->codes + (((w) / 4 * t->tiles + (tile)) * TILE + (r)) * 4 + (w) % 4)
 #define BY_TILE(w, tile, r) (t->codes + ((tile) * t->words + (w)) * TILE + (r))
 
-/* uint32 words that `qtools_repack` writes. */
+/* uint32 words that `qtools_repack` writes: a tile's row more, which loads a few bytes on may touch. */
 int64_t qtools_words(int path, int64_t rows, int64_t columns) {
-    return (rows + TILE - 1) / TILE * TILE * words_of(path, columns);
+    return (rows + TILE - 1) / TILE * TILE * words_of(path, columns) + TILE;
 }
 
 /* Bytes of rows, `stride` apart, to the codes of a path. */
@@ -80,6 +80,7 @@ void qtools_repack(int path, const uint8_t *bits, int64_t stride, int64_t rows, 
     task.words = words_of(path, columns);
     task.tiles = (rows + TILE - 1) / TILE;
     int by_row = path == PORTABLE || path == NEON;
+    memset(codes + task.tiles * TILE * task.words, 0, TILE * 4);
     for (int64_t tile = 0; tile < task.tiles; tile++)
         for (int64_t word = 0; word < task.words; word++)
             for (int64_t r = 0; r < TILE; r++) {
@@ -257,52 +258,63 @@ typedef float sixteen __attribute__((vector_size(64)));
 
 /* ---- tables in registers ---- */
 
-#define SUMS2 11 /* groups of 3 columns in a word; the last has 2 */
-#define SUMS5 8  /* groups of 4 */
+/* A sum is taken where it stands: otherwise GCC does all look-ups of a word first, and has to put
+ * them into memory. */
+#define HERE(sum) __asm__ volatile("" : "+x"(sum))
+#ifdef QTOOLS_EMULATE_AVX512
+#define HERE_AVX512(sum)
+#else
+#define HERE_AVX512(sum) __asm__ volatile("" : "+v"(sum))
+#endif
+
+#define SUMS2 12 /* tables of a word: for each byte of 3, 3 and 2 columns */
+#define SUMS5 8  /* of 4 columns */
 
 AVX2 static void table_avx2(const float *u, int64_t words, float *table) {
     __m256i code = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), minus = _mm256_set1_epi32(INT32_MIN);
     __m256 signs[3];
     for (int k = 0; k < 3; k++)
         signs[k] = _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(code, 31 - k), minus));
-    for (int64_t word = 0; word < words; word++, u += 32)
-        for (int group = 0; group < SUMS2; group++, table += 8) {
+    for (int64_t byte = 0; byte < 4 * words; byte++, u += 8, table += 24)
+        for (int group = 0; group < 3; group++) {
             const float *v = u + 3 * group;
             __m256 sum = _mm256_add_ps(_mm256_xor_ps(_mm256_set1_ps(v[0]), signs[0]),
                                        _mm256_xor_ps(_mm256_set1_ps(v[1]), signs[1]));
-            if (group < 10)
-                sum = _mm256_add_ps(sum, _mm256_xor_ps(_mm256_set1_ps(v[2]), signs[2]));
-            _mm256_store_ps(table, sum);
+            if (group < 2) sum = _mm256_add_ps(sum, _mm256_xor_ps(_mm256_set1_ps(v[2]), signs[2]));
+            _mm256_store_ps(table + 8 * group, sum);
         }
 }
 
-/* N rows of x times R half tiles of 8 rows; tables of one row of x are `size` floats apart. */
+/* N rows of x times R half tiles of 8 rows; tables of one row of x are `size` floats apart. A load
+ * that begins b bytes on has byte b of every row lowest: that spares shifts. vpermps looks at the
+ * lowest 3 bits of a lane, vpermilps at the lowest 2. */
 #define LOOK_AVX2(N, R)                                                                            \
     AVX2 static void look_avx2_##N##_##R(const uint32_t *codes, int64_t words, const float *table, \
                                          int64_t size, float *sums) {                              \
         __m256 sum[N][R];                                                                          \
         for (int n = 0; n < N; n++)                                                                \
             for (int r = 0; r < R; r++) sum[n][r] = _mm256_setzero_ps();                           \
-        for (int64_t word = 0; word < words; word++, codes += TILE, table += 8 * SUMS2) {          \
-            __m256i code[R];                                                                       \
-            for (int r = 0; r < R; r++)                                                            \
-                code[r] = _mm256_load_si256(                                                       \
-                    (const __m256i *)(codes + r / 2 * words * TILE + r % 2 * 8));                  \
-            _Pragma("GCC unroll 11") for (int group = 0; group < SUMS2; group++) {                 \
-                for (int n = 0; n < N; n++) {                                                      \
-                    __m256 row = _mm256_load_ps(table + n * size + 8 * group);                     \
-                    for (int r = 0; r < R; r++)                                                    \
-                        sum[n][r] =                                                                \
-                            _mm256_add_ps(sum[n][r], _mm256_permutevar8x32_ps(row, code[r]));      \
+        for (int64_t word = 0; word < words; word++, codes += TILE)                                \
+            _Pragma("GCC unroll 4") for (int byte = 0; byte < 4; byte++, table += 24)              \
+                _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) {                              \
+                    const uint32_t *at = codes + r / 2 * words * TILE + r % 2 * 8;                 \
+                    if (byte == 0 && r % 2 == 0) /* the same words of the next tiles */            \
+                        __builtin_prefetch(at + R / 2 * words * TILE, 0, 2);                       \
+                    __m256i low = _mm256_loadu_si256((const __m256i *)((const char *)at + byte));  \
+                    __m256i middle = _mm256_srli_epi32(low, 3), high = _mm256_srli_epi32(low, 6);  \
+                    _Pragma("GCC unroll 2") for (int n = 0; n < N; n++) {                          \
+                        const float *of = table + n * size;                                        \
+                        ADD(sum[n][r], _mm256_permutevar8x32_ps(_mm256_load_ps(of), low));         \
+                        ADD(sum[n][r], _mm256_permutevar8x32_ps(_mm256_load_ps(of + 8), middle));  \
+                        ADD(sum[n][r], _mm256_permutevar_ps(_mm256_load_ps(of + 16), high));       \
+                    }                                                                              \
                 }                                                                                  \
-                for (int r = 0; r < R; r++) code[r] = _mm256_srli_epi32(code[r], 3);               \
-            }                                                                                      \
-        }                                                                                          \
         for (int n = 0; n < N; n++)                                                                \
             for (int r = 0; r < R; r++) _mm256_store_ps(sums + 8 * (n * R + r), sum[n][r]);        \
     }
+#define ADD(sum, more) sum = _mm256_add_ps(sum, more); HERE(sum)
 LOOK_AVX2(1, 2)
-LOOK_AVX2(1, 6)
+LOOK_AVX2(1, 4)
 LOOK_AVX2(2, 2)
 LOOK_AVX2(2, 4)
 
@@ -335,8 +347,10 @@ AVX512 static void table_avx512(const float *u, int64_t words, float *table) {
             _Pragma("GCC unroll 8") for (int group = 0; group < SUMS5; group++) {                  \
                 for (int n = 0; n < N; n++) {                                                      \
                     __m512 row = _mm512_loadu_ps(table + n * size + 16 * group);                   \
-                    for (int r = 0; r < R; r++)                                                    \
+                    for (int r = 0; r < R; r++) {                                                  \
                         sum[n][r] = _mm512_add_ps(sum[n][r], _mm512_permutexvar_ps(code[r], row)); \
+                        HERE_AVX512(sum[n][r]);                                                    \
+                    }                                                                              \
                 }                                                                                  \
                 for (int r = 0; r < R; r++) code[r] = _mm512_srli_epi32(code[r], 4);               \
             }                                                                                      \
@@ -354,7 +368,7 @@ static const struct {
     Look wide, narrow;
     int tiles; /* that wide does */
 } LOOKS[2][2] = {
-    {{look_avx2_1_6, look_avx2_1_2, 3}, {look_avx2_2_4, look_avx2_2_2, 2}},
+    {{look_avx2_1_4, look_avx2_1_2, 2}, {look_avx2_2_4, look_avx2_2_2, 2}},
     {{look_avx512_1_8, look_avx512_1_1, 8}, {look_avx512_2_8, look_avx512_2_1, 8}},
 };
 
