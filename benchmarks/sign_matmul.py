@@ -21,7 +21,7 @@ import torch
 from benchmarks._runs import wants_to_write
 from benchmarks._sign_matmul import LAST_CACHE, METHODS, Product, generation
 from qtools import kernels
-from qtools.results import write_record
+from qtools.results import code_state, write_record
 
 RESULT = Path(__file__).parent.parent / "results" / "sign_matmul.json"
 
@@ -98,7 +98,7 @@ def show(row: dict[str, Any]) -> None:
 
 def main() -> None:
     write = wants_to_write(__doc__, RESULT)
-    start = time.perf_counter()
+    start, code = time.perf_counter(), code_state()
     torch.manual_seed(0)
     print(kernels.info())
     most = torch.get_num_threads()
@@ -123,6 +123,7 @@ def main() -> None:
             unit="times as fast as torch's float32: 4096 x 4096, one row, one thread, from memory",
             command="python -m benchmarks.sign_matmul --write",
             seconds=round(time.perf_counter() - start, 1),
+            code=code,
             in_use=path,
             info=str(kernels.info()),
             last_cache_bytes=LAST_CACHE,
