@@ -95,16 +95,19 @@ class Row(NamedTuple):
 def table(rows: Iterable[Row]) -> str:
     """Return rows as text in columns, in the order given.
 
+    n is the number of seeds, ms and ORT the milliseconds with qtools and with ONNX Runtime, ep the
+    epochs of training on top.
+
     Examples
     --------
     >>> print(table([]))
-    kB  quality  ±  seeds  ms  ORT ms  epochs  real  ch  method
+    kB quality ± n ms ORT ep real ch method
     """
-    head = ("kB", "quality", "±", "seeds", "ms", "ORT ms", "epochs", "real", "ch", "method")
+    head = ("kB", "quality", "±", "n", "ms", "ORT", "ep", "real", "ch", "method")
     lines = [head, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head) - 1)]
     return "\n".join(
-        "  ".join([*(c.rjust(w) for c, w in zip(line, widths, strict=False)), line[-1]])
+        " ".join([*(c.rjust(w) for c, w in zip(line, widths, strict=False)), line[-1]])
         for line in lines
     )
 
@@ -121,5 +124,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         "" if row.epochs is None else f"{row.epochs:.2g}",
         "yes" if row.real else "no",
         str(row.chapter),
-        f"{row.family}: {row.name}",
+        row.name,
     )
