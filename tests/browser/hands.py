@@ -66,6 +66,8 @@ def _faults(page: Page, root: Locator) -> list[str]:
     for grip in grips:
         before = state()
         drag(page, grip)
+        if state() == before:  # it may stand at its right end
+            drag(page, grip, -1)
         if state() == before:
             faults.append(f"the mouse does not move {grip}")
     faults += _wrong_numbers(root, kind, state(), "after a drag")
@@ -90,16 +92,16 @@ def _keys(control: Locator) -> list[str]:
     return ["ArrowRight", "ArrowLeft", "ArrowDown", "ArrowUp"]
 
 
-def drag(page: Page, grip: Locator) -> None:
-    """Take ``grip`` by its middle and pull it 40 pixels to the right."""
+def drag(page: Page, grip: Locator, way: int = 1) -> None:
+    """Take ``grip`` by its middle and pull it 40 pixels to the right, or to the left for -1."""
     grip.scroll_into_view_if_needed()
     box = grip.bounding_box()
     assert box
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
-    page.mouse.move(x + 20, y)
-    page.mouse.move(x + 40, y)
+    page.mouse.move(x + 20 * way, y)
+    page.mouse.move(x + 40 * way, y)
     page.mouse.up()
 
 

@@ -129,7 +129,9 @@
     const kinds = new Map();
     for (const node of document.querySelectorAll(
       "a[href], button, input, select, summary, textarea, [tabindex='0']")) {
-      if (!node.checkVisibility({ visibilityProperty: true }) || node.disabled) continue;
+      // A group of an svg that is not displayed counts as visible.
+      if (!node.checkVisibility({ visibilityProperty: true }) || node.disabled
+        || getComputedStyle(node).display === "none") continue;
       const kind = `${node.tagName}.${node.getAttribute("class")} in ` +
         node.closest("nav, article, header, footer, aside, main, body").tagName;
       if (!kinds.has(kind)) kinds.set(kind, node);
