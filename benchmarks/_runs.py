@@ -1,17 +1,19 @@
-"""What the benchmarks over seeds share: the flag, runs that outlive an interruption, the spread."""
+"""What the benchmarks share: the flag, runs that outlive an interruption, the spread, turns."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from qtools.files import write_atomic
+from qtools.metrics import Latency
 
 Row = dict[str, Any]
 
@@ -67,6 +69,29 @@ def resumable(
         for future in as_completed(left):
             keep(future.result())
     yield from (row for one in runs if (row := find(*one)) is not None)
+
+
+def collected(rows: Iterable[Row], show: Callable[[Row], object] = dict) -> list[Row]:
+    """All runs, each shown as soon as it is there."""
+    found = []
+    for row in rows:
+        found.append(row)
+        print(show(row), flush=True)
+    return found
+
+
+def in_turns(
+    calls: Mapping[str, Callable[[], object]], runs: int, warmup: int
+) -> dict[str, Latency]:
+    """Seconds of each call, all taking turns, so that a busy moment slows all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warmup + runs):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Latency(statistics.median(s), min(s), runs) for name, s in seconds.items()}
 
 
 def deviation(values: list[float]) -> float:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks._runs import in_turns
 from qtools import kernels
 from qtools.evaluation import one_bit
 from qtools.kernels.bits import row_bytes
@@ -172,15 +172,12 @@ def random_twins(width: int, layers: int) -> tuple[CharGPT, CharGPT]:
 def tokens_per_second(models: tuple[CharGPT, CharGPT], length: int, turns: int) -> list[float]:
     """Medians of models that take turns; one beginning, one thread, the likeliest characters."""
     begin = torch.zeros(1, 1, dtype=torch.int64)
-    taken: list[list[float]] = [[] for _ in models]
+    calls = {
+        str(i): partial(model.generate, begin, length, temperature=0.0)
+        for i, model in enumerate(models)
+    }
     with torch.inference_mode():
-        for turn in range(turns + 1):
-            for model, times in zip(models, taken, strict=True):
-                start = time.perf_counter()
-                model.generate(begin, length, temperature=0.0)
-                if turn:
-                    times.append(time.perf_counter() - start)
-    return [length / statistics.median(times) for times in taken]
+        return [length / taken.median for taken in in_turns(calls, turns, warmup=1).values()]
 
 
 def generation(small: bool) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ MaxPool, QGemm), so that it computes the same network; how many logits differ is
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, fx, nn
 
-from benchmarks._runs import wants_to_write
+from benchmarks._runs import in_turns, wants_to_write
 from qtools import ptq
 from qtools.data import fashion_mnist, normalise
 from qtools.metrics import accuracy, storage
@@ -122,21 +121,6 @@ def _session(g: _Graph) -> onnxruntime.InferenceSession:
     )
 
 
-def medians(calls: dict[str, Callable[[], object]], runs: int) -> dict[str, dict[str, float]]:
-    """Median and minimum milliseconds of each call, all taking turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(runs + 5):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if i >= 5:
-                seconds[name].append(time.perf_counter() - start)
-    return {
-        name: {"median_ms": statistics.median(s) * 1e3, "minimum_ms": min(s) * 1e3}
-        for name, s in seconds.items()
-    }
-
-
 def networks() -> tuple[SmallCNN, fx.GraphModule, Tensor, Tensor]:
     """Float and integer SmallCNN, the test images and their labels."""
     data = fashion_mnist()
@@ -167,9 +151,10 @@ def main() -> None:
             "integer": lambda x=x: q(x),  # type: ignore[misc]
             "ONNX Runtime": lambda x=x_numpy: session.run(None, {"x": x}),  # type: ignore[misc]
         }
-        found = medians(calls, 400 if batch == 1 else 40)
-        for name, time_ms in found.items():
-            ratio = time_ms["median_ms"] / found["float"]["median_ms"]
+        found = in_turns(calls, 400 if batch == 1 else 40, warmup=5)
+        for name, taken in found.items():
+            time_ms = {"median_ms": taken.median * 1e3, "minimum_ms": taken.minimum * 1e3}
+            ratio = taken.median / found["float"].median
             rows.append({"batch": batch, "network": name, **time_ms, "ratio": ratio})
             print(f"{batch:>5}  {name:14}{time_ms['median_ms']:>10.3f}"
                   f"{time_ms['minimum_ms']:>9.3f}{ratio:>9.2f}", flush=True)  # fmt: skip

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks._runs import deviation, is_of, resumable, wants_to_write
+from benchmarks._runs import collected, deviation, is_of, resumable, wants_to_write
 from qtools.data import fashion_mnist, normalise
 from qtools.decomposition import cost, cp, decompose, spatial_separable
 from qtools.metrics import accuracy
@@ -181,12 +181,14 @@ def main() -> None:
     write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     code, kept = code_state(), RESULT.with_suffix(".checkpoint")
-    rows = []
-    for row in runs(SEEDS if write else 1, kept):
-        rows.append(row)
-        print(f"{row['layers']:5} {row['method']:10} {row['size']:8} seed {row['seed']}"
-              f" {row['before']:6.2f} {row['accuracy']:6.2f} {row['macs']:>9,}"
-              f" {row['parameters']:>7,} {row['seconds']:5.1f} s", flush=True)  # fmt: skip
+    rows = collected(
+        runs(SEEDS if write else 1, kept),
+        lambda row: (
+            f"{row['layers']:5} {row['method']:10} {row['size']:8} seed {row['seed']}"
+            f" {row['before']:6.2f} {row['accuracy']:6.2f} {row['macs']:>9,}"
+            f" {row['parameters']:>7,} {row['seconds']:5.1f} s"
+        ),
+    )
     table = summary(rows)
     for line in table:
         print(line)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks._language import measured, summary
-from benchmarks._runs import Row, is_of, resumable, wants_to_write
+from benchmarks._runs import Row, collected, is_of, resumable, wants_to_write
 from qtools import evaluation, text
 from qtools.distillation import DistillConfig, Distiller, OneBit
 from qtools.distillation.language import onebit_student, two_rates
@@ -168,10 +168,10 @@ def main() -> None:
     code, kept = code_state(), RESULT.with_suffix(".checkpoint")
     teacher = CharGPT.pretrained()
     own: dict[str, Any] = {**evaluation.evaluate(teacher)._asdict(), "sample": sample(teacher)}
-    rows = []
-    for row in resumable(order(SEEDS if write else 1), kept, run, WORKERS):
-        rows.append(row)
-        print({k: v for k, v in row.items() if k not in ("curve", "sample")}, flush=True)
+    rows = collected(
+        resumable(order(SEEDS if write else 1), kept, run, WORKERS),
+        lambda row: {k: v for k, v in row.items() if k not in ("curve", "sample")},
+    )
     table, tried = summary(rows, SETTINGS), summary(rows, TRIED)
     for line in (*table, *tried):
         print(line)

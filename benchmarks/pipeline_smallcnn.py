@@ -39,20 +39,21 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from benchmarks._runs import deviation, is_of, resumable, wants_to_write
-from benchmarks.qat_cnn import CALIBRATION, Images
+from benchmarks._runs import collected, deviation, is_of, resumable, wants_to_write
+from benchmarks.qat_cnn import CALIBRATION, Images, recipe
 from benchmarks.student_cnn import CONFIG, Asked, Kept
-from qtools import QuantSpec, metrics, pruning, ptq, qat
+from benchmarks.student_cnn import network as untrained
+from qtools import metrics, pruning, ptq, qat
 from qtools.data import normalise
 from qtools.distillation import Distiller
 from qtools.files import write_atomic
 from qtools.flops import macs
 from qtools.models import SmallCNN
-from qtools.observers import HistogramObserver
 from qtools.results import code_state, write_record
 
 RESULT = Path(__file__).parent.parent / "results" / "pipeline_smallcnn.json"
 SEEDS, TEMPERATURE, ALPHA = 3, 4.0, 0.9
+ACTIVATIONS = 8  # bits, wherever weights have fewer than 16
 #: Peak rates: of a network that was trained before, of one with learned steps, of a new one.
 HEAL, ROUNDED, NEW = 2.5e-3, 2e-3, 0.012
 RATIO, WIDTH = 0.625, 0.375  # the same shapes: 6, 12 and 24 channels, 48 hidden units
@@ -85,16 +86,6 @@ PARTS = (
     Setting("pipeline, pruned everywhere", PIPELINE.steps, 4, "everywhere", True),
 )
 SETTINGS = (PIPELINE, *ALONE, *PARTS)
-
-
-def recipe(weights: int) -> ptq.Recipe:
-    """Weights of so many bits, a scale a channel; activations of 8."""
-    return ptq.Recipe(
-        QuantSpec(weights, symmetric=True, granularity="channel"),
-        QuantSpec(8, signed=False),
-        HistogramObserver,
-        weight_range="mse",
-    )
 
 
 def smaller(network: nn.Module, setting: Setting) -> nn.Module:
@@ -142,10 +133,11 @@ def made(setting: Setting, seed: int, images: Images, kept: Path) -> nn.Module:
         if step == "prune":
             network = smaller(network, setting)
         elif step == "new":
-            torch.manual_seed(seed)
-            network = SmallCNN(WIDTH)
+            network = untrained(WIDTH, seed)
         elif what == "train rounded":
-            p = qat.prepare_qat(network, calibration, recipe(setting.weights), qat.LearnedStep)
+            p = qat.prepare_qat(
+                network, calibration, recipe(setting.weights, ACTIVATIONS), qat.LearnedStep
+            )
             train(p, int(epochs), ROUNDED, setting, seed, kept)
             if setting.steps.endswith(step):
                 return qat.convert(p)
@@ -155,7 +147,8 @@ def made(setting: Setting, seed: int, images: Images, kept: Path) -> nn.Module:
             train(network, int(epochs), rate, setting, seed, kept)
     if setting.weights == 16:
         return network
-    return ptq.convert(ptq.calibrate(ptq.prepare(network, recipe(setting.weights)), calibration))
+    p = ptq.prepare(network, recipe(setting.weights, ACTIVATIONS))
+    return ptq.convert(ptq.calibrate(p, calibration))
 
 
 def latent(p: nn.Module, network: nn.Module) -> None:
@@ -168,6 +161,11 @@ def latent(p: nn.Module, network: nn.Module) -> None:
                 norm.load_state_dict(layer.norm.state_dict())
 
 
+def halved(network: nn.Module) -> dict[str, Tensor]:
+    """Tensors of a network, its floats in float16."""
+    return {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+
+
 def stored(network: nn.Module, weights: int, path: Path) -> int:
     """Write the network to a file as small as it can be; return the bytes that the file has.
 
@@ -176,8 +174,7 @@ def stored(network: nn.Module, weights: int, path: Path) -> int:
     if weights < 16:
         ptq.save(network, path)
     else:
-        state: dict[str, Tensor] = network.state_dict()
-        half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        half = halved(network)
         metrics.save(half, path)
         network.load_state_dict(half)
     return path.stat().st_size
@@ -191,8 +188,6 @@ def run(setting: Setting, seed: int, images: Images, kept: Path) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.safetensors"
         size = stored(network, setting.weights, path)
-        if (setting, seed) == (PIPELINE, 0):
-            write_atomic(kept.with_suffix(".network.checkpoint"), path.read_bytes())
     return {
         **setting._asdict(),
         "seed": seed,
@@ -249,10 +244,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     code, kept = code_state(), RESULT.with_suffix(".checkpoint")
-    rows = []
-    for row in runs(SEEDS if write else 1, kept):
-        rows.append(row)
-        print(row, flush=True)
+    rows = collected(runs(SEEDS if write else 1, kept))
     table = summary(rows)
     for line in table:
         print(line)

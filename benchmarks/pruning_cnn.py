@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks._runs import deviation, is_of, resumable, wants_to_write
+from benchmarks._runs import collected, deviation, is_of, resumable, wants_to_write
 from benchmarks.qat_cnn import CALIBRATION, Images
 from qtools import pruning
 from qtools.flops import macs
@@ -207,10 +207,7 @@ def main() -> None:
     write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     code, kept = code_state(), RESULT.with_suffix(".checkpoint")
-    rows = []
-    for row in runs(SEEDS if write else 1, kept):
-        rows.append(row)
-        print(row, flush=True)
+    rows = collected(runs(SEEDS if write else 1, kept))
     table = summary(rows)
     for line in table:
         print(line)

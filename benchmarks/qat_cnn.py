@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks._runs import deviation, is_of, resumable, wants_to_write
+from benchmarks._runs import collected, deviation, is_of, resumable, wants_to_write
 from qtools import QuantSpec, ptq, qat
 from qtools.data import fashion_mnist, normalise
 from qtools.metrics import accuracy
@@ -89,19 +89,24 @@ class Images(NamedTuple):
         return round(100 * accuracy(network, self.test, self.labels).value, 2)
 
 
+def recipe(weights: int, activations: int, learned: bool = True) -> ptq.Recipe:
+    """A scale a channel for weights; ranges of least squared error where steps are learned."""
+    return ptq.Recipe(
+        QuantSpec(weights, symmetric=True, granularity="channel"),
+        QuantSpec(activations, signed=False),
+        HistogramObserver if learned else MovingAverageObserver,
+        weight_range="mse" if learned else "minmax",
+    )
+
+
 def prepared(setting: Setting, calibration: Tensor) -> nn.Module:
     """The network that a run trains."""
     if setting.method == "float":
         return SmallCNN.pretrained()
     learned = setting.method == "LearnedStep"
-    recipe = ptq.Recipe(
-        QuantSpec(setting.weights, symmetric=True, granularity="channel"),
-        QuantSpec(setting.activations, signed=False),
-        HistogramObserver if learned else MovingAverageObserver,
-        weight_range="mse" if learned else "minmax",
-    )
     quantizer = qat.LearnedStep if learned else qat.FakeQuantize
-    return qat.prepare_qat(SmallCNN.pretrained(), calibration.split(64), recipe, quantizer)
+    bits = recipe(setting.weights, setting.activations, learned)
+    return qat.prepare_qat(SmallCNN.pretrained(), calibration.split(64), bits, quantizer)
 
 
 def run(setting: Setting, seed: int, images: Images, checkpoint: Path) -> dict[str, Any]:
@@ -154,14 +159,16 @@ def main() -> None:
     write = wants_to_write(__doc__, RESULT)
     torch.set_num_threads(1)
     code, kept = code_state(), RESULT.with_suffix(".checkpoint")
-    rows = []
     print(
         f"{'weights':>7} {'activations':>11}  {'method':12} {'seed':>4} {'before':>7} {'after':>7}"
     )
-    for row in runs(SEEDS if write else 1, kept):
-        rows.append(row)
-        print(f"{row['weights']:>7} {row['activations']:>11}  {row['method']:12} {row['seed']:>4}"
-              f" {row['before']:>7.2f} {row['accuracy']:>7.2f}", flush=True)  # fmt: skip
+    rows = collected(
+        runs(SEEDS if write else 1, kept),
+        lambda row: (
+            f"{row['weights']:>7} {row['activations']:>11}  {row['method']:12}"
+            f" {row['seed']:>4} {row['before']:>7.2f} {row['accuracy']:>7.2f}"
+        ),
+    )
     table = summary(rows)
     for line in table:
         print(line)

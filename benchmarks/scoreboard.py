@@ -15,10 +15,10 @@ timed as what they are when they run, a dense network with zeros in it.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import low_rank_cnn, pipeline_smallcnn, pruning_cnn
-from benchmarks._runs import wants_to_write
+from benchmarks._runs import in_turns, wants_to_write
 from benchmarks.int8_cnn import float_session, onnx_session
 from qtools import QuantSpec, evaluation, metrics, pruning, ptq
 from qtools.data import fashion_mnist, normalise
@@ -37,18 +37,21 @@ from qtools.weight_only import quantize_weights
 
 RESULT = Path(__file__).parent.parent / "results" / "scoreboard.json"
 BITS, BATCH, STUDENT = (8, 6, 4, 3, 2), 64, 0.25
-ROUNDS = {"image": 200, "batch": 9, "character": 100}
+ROUNDS, WARMUP = {"image": 200, "batch": 9, "character": 100}, 2
 
 #: A network by name, what it is, and the bytes of its file.
 Named = Iterator[tuple[str, nn.Module, int]]
 
 
-def file_bytes(tensors: dict[str, Tensor | metrics.Packed]) -> int:
+def file_bytes(tensors: Mapping[str, Tensor | metrics.Packed]) -> int:
     """Bytes of the file that `metrics.save` writes."""
+    return metrics.storage(tensors).file_bytes
+
+
+def quantized_bytes(network: nn.Module) -> int:
+    """Bytes of the file that `ptq.save` writes."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.safetensors"
-        metrics.save(tensors, path)
-        return path.stat().st_size
+        return ptq.save(network, Path(folder) / "network.safetensors").file_bytes
 
 
 def integer(
@@ -59,8 +62,7 @@ def integer(
         QuantSpec(weights, symmetric=True, granularity=granularity), QuantSpec(8, signed=False)
     )
     q = ptq.convert(ptq.calibrate(ptq.prepare(network, recipe), [images(64)]))
-    with tempfile.TemporaryDirectory() as folder:
-        return q, ptq.save(q, Path(folder) / "network.safetensors").file_bytes
+    return q, quantized_bytes(q)
 
 
 def images(count: int) -> Tensor:
@@ -76,9 +78,7 @@ def image_networks() -> Named:
         for weights in BITS:
             yield f"W{weights} {granularity}", *integer(whole, weights, granularity)
     dynamic = ptq.quantize_dynamic(whole)
-    with tempfile.TemporaryDirectory() as folder:
-        size = ptq.save(dynamic, Path(folder) / "network.safetensors").file_bytes
-    yield "dynamic", dynamic, size
+    yield "dynamic", dynamic, quantized_bytes(dynamic)
     channels = pruning_cnn.smaller(whole, 0.5)
     yield "channels", channels, file_bytes(dict(channels.state_dict()))
     for share in pruning_cnn.SHARES:
@@ -98,9 +98,7 @@ def image_networks() -> Named:
         if row.weights < 16:
             yield row.name, *integer(network, row.weights)
         else:
-            half = {k: v.half() if v.is_floating_point() else v
-                    for k, v in network.state_dict().items()}  # fmt: skip
-            yield row.name, network, file_bytes(half)
+            yield row.name, network, file_bytes(pipeline_smallcnn.halved(network))
 
 
 def sparse(network: nn.Module) -> dict[str, Tensor | metrics.Packed]:
@@ -127,6 +125,11 @@ def text_networks() -> Named:
             yield f"CharGPT W{bits} {group or 'row'}", rounded, size
 
 
+def on(networks: dict[str, nn.Module], x: Tensor) -> dict[str, Callable[[], object]]:
+    """Return calls of the networks on these images."""
+    return {name: partial(network, x) for name, network in networks.items()}
+
+
 def sessions(networks: dict[str, nn.Module], x: Tensor) -> dict[str, Callable[[], object]]:
     """Return calls of the networks that ONNX Runtime can run; their answers are checked."""
     numpy = x.numpy()
@@ -142,18 +145,6 @@ def sessions(networks: dict[str, nn.Module], x: Tensor) -> dict[str, Callable[[]
         assert torch.allclose(own, torch.from_numpy(theirs), atol=0.5 if is_integer else 1e-3), name
         calls[name] = lambda s=session: s.run(None, {"x": numpy})  # type: ignore[misc]
     return calls
-
-
-def in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median and minimum milliseconds of each call; a busy moment slows all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 2):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if i >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return {n: (statistics.median(s) * 1e3, min(s) * 1e3) for n, s in seconds.items()}
 
 
 def writer(network: Any) -> Callable[[], object]:
@@ -183,18 +174,18 @@ def main() -> None:
             print(f"{name:28}{size:>9}", flush=True)
     one, many = images(1), images(BATCH)
     timed = {
-        "": in_turns({n: lambda m=m: m(one) for n, m in pictures.items()}, ROUNDS["image"]),  # type: ignore[misc]
-        "batch_": in_turns({n: lambda m=m: m(many) for n, m in pictures.items()}, ROUNDS["batch"]),  # type: ignore[misc]
-        "ort_": in_turns(sessions(pictures, one), ROUNDS["image"]),
-        "ort_batch_": in_turns(sessions(pictures, many), 3 * ROUNDS["batch"]),
-        "text": in_turns({n: writer(m) for n, m in texts.items()}, ROUNDS["character"]),
+        "": in_turns(on(pictures, one), ROUNDS["image"], WARMUP),
+        "batch_": in_turns(on(pictures, many), ROUNDS["batch"], WARMUP),
+        "ort_": in_turns(sessions(pictures, one), ROUNDS["image"], WARMUP),
+        "ort_batch_": in_turns(sessions(pictures, many), 3 * ROUNDS["batch"], WARMUP),
+        "text": in_turns({n: writer(m) for n, m in texts.items()}, ROUNDS["character"], WARMUP),
     }
     for what, times in timed.items():
         prefix = what.removeprefix("text")
-        for name, (median, minimum) in times.items():
+        for name, taken in times.items():
             found[name] |= {
-                f"{prefix}ms": round(median, 4),
-                f"{prefix}minimum_ms": round(minimum, 4),
+                f"{prefix}ms": round(taken.median * 1e3, 4),
+                f"{prefix}minimum_ms": round(taken.minimum * 1e3, 4),
             }
     for name, row in found.items():
         print(f"{name:28}", *(f"{row[k]:>9}" for k in row))

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks._runs import is_of, resumable, wants_to_write
+from benchmarks._runs import collected, is_of, resumable, wants_to_write
 from qtools.data import CLASSES, fashion_mnist, normalise
 from qtools.distillation import DistillConfig, Distiller, LabelsOnly, Summed, hinton_loss
 from qtools.models import SmallCNN
@@ -227,10 +227,10 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     code, kept = code_state(), RESULT.with_suffix(".checkpoint")
-    rows = []
-    for row in runs(SEEDS if write else 1, kept):
-        rows.append(row)
-        print({k: v for k, v in row.items() if k != "confusion"}, flush=True)
+    rows = collected(
+        runs(SEEDS if write else 1, kept),
+        lambda row: {k: v for k, v in row.items() if k != "confusion"},
+    )
     table = summary(rows)
     for line in table:
         print(line)

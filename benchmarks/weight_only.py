@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks._language import measured, summary
-from benchmarks._runs import Row, resumable, wants_to_write
+from benchmarks._runs import Row, collected, resumable, wants_to_write
 from qtools import evaluation
 from qtools.models import CharGPT
 from qtools.results import code_state, write_record
@@ -89,10 +89,7 @@ def main() -> None:
         for setting in SETTINGS
         if seed == 0 or (setting.bits == 2 and setting.method != "rtn")
     )
-    rows = []
-    for row in resumable(order, kept, run):
-        rows.append(row)
-        print(row, flush=True)
+    rows = collected(resumable(order, kept, run))
     table = summary(rows, SETTINGS, ("weight_bytes",))
     for line in table:
         print(line)

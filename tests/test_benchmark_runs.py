@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks._runs import deviation, is_of, resumable
+from benchmarks._runs import collected, deviation, in_turns, is_of, resumable
 
 
 class Setting(NamedTuple):
@@ -61,3 +61,21 @@ def test_a_run_is_of_the_setting_with_all_its_values() -> None:
 def test_deviation_of_one_run_is_nothing() -> None:
     assert deviation([3.0]) == 0
     assert deviation([1.0, 2.0, 3.0]) == 1
+
+
+def test_runs_are_shown_as_they_come(capsys):
+    def rows():
+        for a in (1, 2):
+            yield {"a": a, "long": "x" * 99}
+            assert capsys.readouterr().out == f"a is {a}\n"
+
+    found = collected(rows(), lambda row: f"a is {row['a']}")
+    assert [row["a"] for row in found] == [1, 2]
+
+
+def test_calls_take_turns_and_the_first_are_not_counted():
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    found = in_turns(calls, runs=3, warmup=2)
+    assert order == ["a", "b"] * 5
+    assert all(0 < taken.minimum <= taken.median and taken.runs == 3 for taken in found.values())
