@@ -17,6 +17,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from qtools.kernels import gpu
 from qtools.kernels import gpu_kernels as programs
 
 TARGETS = (75, 80, 90)
@@ -50,12 +51,14 @@ def cases() -> Iterator[Case]:
             if target < 80:
                 continue
             parts = 3 if dtype == "fp32" else 1
-            yield Case("prepare", dtype, target, {"SCALED": 1, "PARTS": parts, "WORDS": 16})
+            yield Case(
+                "prepare", dtype, target, {"SCALED": 1, "PARTS": parts, "WORDS": gpu.TILE_WORDS}
+            )
             for batch in (16, 32, 64):
                 for config in programs.TILES:
                     constants = {
-                        "SCALED": 1, "PARTS": parts, "BATCH": batch, "WORDS": 16,
-                        "STEP": 8 if parts == 1 else 4, "INTERPRETED": 0, **config.kwargs,
+                        "SCALED": 1, "PARTS": parts, "BATCH": batch, "WORDS": gpu.TILE_WORDS,
+                        "STEP": gpu.STEPS[parts], "INTERPRETED": 0, **config.kwargs,
                     }  # fmt: skip
                     yield Case(
                         "tile_product", dtype, target, constants,

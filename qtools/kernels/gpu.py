@@ -20,7 +20,9 @@ from torch import Tensor
 FEW = 4
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 NEEDS = (3, 4)
-_TILE_WORDS = 16  # words of a row that a tile takes at once: one step of the tensor cores
+TILE_WORDS = 16  # words of a row that a tile takes at once: one step of the tensor cores
+#: Bits of a word that a tile unpacks at once, by the parts that an input is cut into.
+STEPS = {1: 8, 3: 4}
 
 
 def interpreted() -> bool:
@@ -138,12 +140,12 @@ def _by_tiles(
     batch, in_features = x.shape
     parts = 3 if x.dtype == torch.float32 else 1
     tile = next((size for size in (16, 32) if batch <= size), 64)
-    padded, padded_words = _up(batch, tile), _up(words, _TILE_WORDS)
+    padded, padded_words = _up(batch, tile), _up(words, TILE_WORDS)
     kind = torch.bfloat16 if parts == 3 else x.dtype
     prepared = torch.empty((parts, 32, padded, padded_words), dtype=kind, device=x.device)
-    _programs().prepare[(padded * (padded_words // _TILE_WORDS),)](
+    _programs().prepare[(padded * (padded_words // TILE_WORDS),)](
         x, g, prepared, batch, in_features, padded, padded_words,
-        SCALED=g is not None, PARTS=parts, WORDS=_TILE_WORDS,
+        SCALED=g is not None, PARTS=parts, WORDS=TILE_WORDS,
     )  # fmt: skip
 
     def grid(meta: dict[str, int]) -> tuple[int]:
@@ -152,8 +154,8 @@ def _by_tiles(
     _programs().tile_product[grid](
         prepared, signs, h, out, batch, out.shape[1], words, padded, padded_words,
         0x3C00 if kind == torch.float16 else 0x3F80,  # 1.0
-        SCALED=h is not None, PARTS=parts, BATCH=tile, WORDS=_TILE_WORDS,
-        STEP=8 if parts == 1 else 4, INTERPRETED=interpreted(),
+        SCALED=h is not None, PARTS=parts, BATCH=tile, WORDS=TILE_WORDS,
+        STEP=STEPS[parts], INTERPRETED=interpreted(),
     )  # fmt: skip
 
 
