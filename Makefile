@@ -38,9 +38,6 @@ lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-native: $(VENV)/.test  ## compile the kernels' C code again, beside its source
-	$(RUN) -m qtools.kernels.build
-
 execute: $(VENV)/.test  ## run the notebooks (or NB=book/02_affine_quantization.ipynb), store outputs
 	$(ONE_THREAD) $(RUN) -m tools.notebooks execute $(NB)
 	$(RUN) -m tools.ledger

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from qtools import kernels
 from qtools.kernels.bits import pack_signs, row_bytes
 from qtools.onebit import sign
+from tests.roundings import gamma
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -23,12 +24,6 @@ def require(path):
     why = kernels.info().unavailable.get(path)
     if why is not None:
         pytest.skip(f"{path}: {why}")
-
-
-def gamma(n, dtype):
-    """How far n roundings of a type can take a sum, relative to the sum of magnitudes."""
-    u = torch.finfo(dtype).eps / 2
-    return n * u / (1 - n * u)
 
 
 def compare(y, x, w, g=None, h=None):

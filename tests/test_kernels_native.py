@@ -7,6 +7,7 @@ import gc
 import pickle
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from qtools import kernels
 from qtools.kernels import build, native, paths
 from qtools.kernels.bits import pack_signs, unpack_signs
 from qtools.onebit import PackedOneBitLinear
+from tools.repository import ROOT
 
 DRIVER = Path(__file__).parent / "native" / "driver.c"
 built = pytest.mark.skipif(
@@ -40,6 +42,17 @@ def test_the_c_code_under_sanitizers_and_its_avx512_code_emulated(tmp_path):
     done = subprocess.run([tmp_path / "driver"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "path 0\n" in done.stdout
+
+
+def test_pip_and_the_command_compile_alike():
+    (extension,) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]["ext-modules"]
+    assert [*extension["extra-compile-args"], "-fPIC", "-shared"] == list(build.FLAGS)
+    folder = Path("qtools/kernels")
+    assert [str(folder / build.SOURCE.name)] == extension["sources"]
+    headers = sorted(str(folder / path.name) for path in build.SOURCE.parent.glob("*.h"))
+    assert headers == sorted(extension["depends"])
 
 
 def made(rows=40, columns=70):

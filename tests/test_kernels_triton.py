@@ -15,7 +15,7 @@ from qtools import kernels
 from qtools.kernels import gpu
 from qtools.kernels.bits import pack_signs, unpack_signs
 from qtools.results import read_record
-from tests.test_kernels import gamma
+from tests.roundings import gamma
 from tools.repository import ROOT
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -24,6 +24,7 @@ from qtools.onebit import (
     sign,
     unpack_signs,
 )
+from tests.roundings import gamma
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SIZES = [*range(1, 201), 511, 1023, 2049, 4097]
@@ -84,11 +85,6 @@ def test_any_bit_of_the_padding_is_seen(columns):
         bits = torch.zeros(2, row_bytes(columns), dtype=torch.uint8)
         bits[1, bit // 8] = 1 << bit % 8
         assert padding_is_zero(bits, columns) == (bit < columns)
-
-
-def gamma(n, dtype):
-    u = torch.finfo(dtype).eps / 2
-    return n * u / (1 - n * u)
 
 
 def bound(layer, packed, x):
