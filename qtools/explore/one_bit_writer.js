@@ -33,7 +33,7 @@ const STYLE = `.qx .ow-ask { display: flex; gap: .4rem; align-items: center; mar
 .qx .ow-text b, .qx .ow-text i { font-weight: 400; font-style: normal; color: var(--blue); } .qx .ow-text i { color: var(--red); }
 .qx .ow-break { display: flex; flex-wrap: wrap; gap: .5rem 1.75rem; margin: 0 0 .4rem; } .qx .ow-break > :first-child { flex: 1 1 16rem; } .qx .ow-map { flex: 0 1 auto; max-width: 100%; }
 .qx canvas { display: block; max-width: 100%; border: 1px solid var(--line); cursor: crosshair; touch-action: pan-y pinch-zoom; } .qx canvas:focus-visible { outline: 3px solid var(--blue); outline-offset: 2px; }
-.qx .ow-sentence { font-family: Georgia, serif; margin: .2rem 0 0; } .qx .ow-head { display: block; margin: .9rem 0 .4rem; border-top: 1px solid var(--line); padding-top: .5rem; }
+.qx .ow-sentence { font-family: Georgia, serif; margin: .2rem 0 0; } .qx p.ow-head { display: block; margin: .9rem 0 .4rem; border-top: 1px solid var(--line); padding-top: .5rem; }
 .qx .ow-tg { color: var(--green); } .qx .ow-fast { margin: 0; grid-template-columns: 1fr 1fr; } .qx .ow-row .qx-choice { flex: 1; grid-template-columns: auto 1fr; } .qx select { min-width: 0; }
 @media (max-width: 500px) { .qx .ow-text { min-height: 15rem; } .qx .ow-ask { flex-wrap: wrap; } .qx .ow-ask input[type=text] { flex-basis: 100%; } }`;
 
