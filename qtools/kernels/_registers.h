@@ -43,18 +43,22 @@ AVX2 static void table_avx2(const float *u, int64_t words, float *table) {
                     if (byte == 0 && r % 2 == 0) /* the same words of the next tiles */            \
                         __builtin_prefetch(at + R / 2 * words * TILE, 0, 2);                       \
                     __m256i low = _mm256_loadu_si256((const __m256i *)((const char *)at + byte));  \
-                    __m256i middle = _mm256_srli_epi32(low, 3), high = _mm256_srli_epi32(low, 6);  \
+                    __m256i middle = _mm256_srli_epi32(low, 3), high = DOWN_6(low);                \
                     _Pragma("GCC unroll 2") for (int n = 0; n < N; n++) {                          \
                         const float *of = table + n * size;                                        \
-                        ADD(sum[n][r], _mm256_permutevar8x32_ps(_mm256_load_ps(of), low));         \
+                        __m256 two = _mm256_permutevar8x32_ps(_mm256_load_ps(of), low);            \
+                        HERE(two);                                                                 \
+                        ADD(two, _mm256_permutevar_ps(_mm256_load_ps(of + 16), high));             \
                         ADD(sum[n][r], _mm256_permutevar8x32_ps(_mm256_load_ps(of + 8), middle));  \
-                        ADD(sum[n][r], _mm256_permutevar_ps(_mm256_load_ps(of + 16), high));       \
+                        ADD(sum[n][r], two);                                                       \
                     }                                                                              \
                 }                                                                                  \
         for (int n = 0; n < N; n++)                                                                \
             for (int r = 0; r < R; r++) _mm256_store_ps(sums + 8 * (n * R + r), sum[n][r]);        \
     }
 #define ADD(sum, more) sum = _mm256_add_ps(sum, more); HERE(sum)
+/* v >> 6 in the lower half of each lane, by a multiplier: shifts and look-ups share their ports. */
+#define DOWN_6(v) _mm256_mulhi_epu16(v, _mm256_set1_epi16(1 << 10))
 LOOK_AVX2(1, 2)
 LOOK_AVX2(1, 4)
 LOOK_AVX2(2, 2)
