@@ -44,6 +44,18 @@ def test_the_c_code_under_sanitizers_and_its_avx512_code_emulated(tmp_path):
     assert "path 0\n" in done.stdout
 
 
+def test_the_code_of_arm_on_an_emulated_processor(tmp_path):
+    """The same driver, compiled for ARM: its NEON path has path number 3."""
+    compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        pytest.skip("no compiler or emulator for ARM: .ci/run names their Debian packages")
+    command = [compiler, *build.FLAGS[:-2], "-static", "-w", str(DRIVER), "-lm"]
+    subprocess.run([*command, "-o", str(tmp_path / "driver")], check=True)
+    done = subprocess.run([emulator, tmp_path / "driver"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == f"path 0\npath {native.NUMBERS['neon']}\n"
+
+
 def test_pip_and_the_command_compile_alike():
     (extension,) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
         "setuptools"
