@@ -17,20 +17,23 @@ TARGET static void NAME(const Task *t, int64_t row, int64_t n, int64_t first, in
     memset(sums, 0, (size_t)((last - first) * TILE) * sizeof(VECTOR));
     for (int64_t word = 0; word < t->words; word += WORDS) {
         for (int64_t b = 0; b < 4 * WORDS; b++) {
-            VECTOR *v = u + 32 * word + 8 * b, low[16], high[16];
-            for (int c = 0; c < 16; c++) {
-                low[c] = ((c & 1 ? -v[0] : v[0]) + (c & 2 ? -v[1] : v[1])) +
-                         ((c & 4 ? -v[2] : v[2]) + (c & 8 ? -v[3] : v[3]));
-                high[c] = ((c & 1 ? -v[4] : v[4]) + (c & 2 ? -v[5] : v[5])) +
-                          ((c & 4 ? -v[6] : v[6]) + (c & 8 ? -v[7] : v[7]));
+            /* Signed sums of 2 inputs, of 4, of 8: those of the lower by those of the upper ones. */
+            const VECTOR *v = u + 32 * word + 8 * b;
+            VECTOR twos[4][4], fours[2][16];
+            for (int k = 0; k < 4; k++) {
+                VECTOR x = v[2 * k], y = v[2 * k + 1];
+                twos[k][0] = x + y, twos[k][1] = y - x, twos[k][2] = x - y, twos[k][3] = -x - y;
             }
+            for (int k = 0; k < 2; k++)
+                for (int c = 0; c < 16; c++) fours[k][c] = twos[2 * k][c % 4] + twos[2 * k + 1][c / 4];
             if (BITS == 8)
-                for (int c = 0; c < 256; c++) table[256 * b + c] = low[c & 15] + high[c >> 4];
-            else
-                for (int c = 0; c < 16; c++) {
-                    table[32 * b + c] = low[c];
-                    table[32 * b + 16 + c] = high[c];
+                for (int high = 0; high < 16; high++) {
+                    VECTOR *at = table + 256 * b + 16 * high;
+                    /* Kept as a loop: unrolled, GCC makes vectors across `high`, with shuffles. */
+                    _Pragma("GCC unroll 1") for (int low = 0; low < 16; low++)
+                        at[low] = fours[0][low] + fours[1][high];
                 }
+            else memcpy(table + 32 * b, fours, sizeof fours);
         }
         for (int64_t tile = first; tile < last; tile++) {
             VECTOR *sum = sums + (tile - first) * TILE;
