@@ -23,6 +23,8 @@ DROPPED = re.compile(
     re.DOTALL,
 )
 IDS = re.compile(r'\bid="([^"]+)"')
+# Where an id stands, and what refers to it: href="#a", url(#a).
+NAMES = re.compile(r'(\bid="|#)([^")]+)(?=[")])')
 SIZE = re.compile(r'\b(width|height)="[0-9.]+(?:pt|px)?"')
 # Colours of `qtools.plotting` (a test holds the two equal). A stored figure has to read on white
 # and on black; in the book the page knows which it is. Grey text becomes the page's own text
@@ -61,10 +63,8 @@ def inline_svg(svg: str, alt: str, prefix: str) -> str:
         raise ValueError(f"svg must hold an <svg> element, got {svg[:40]!r}")
     attributes, body = match.groups()
     body = DROPPED.sub("", body)
-    for name in dict.fromkeys(IDS.findall(body)):
-        quoted = re.escape(name)
-        body = re.sub(rf'\bid="{quoted}"', f'id="{prefix}{name}"', body)
-        body = re.sub(rf"#{quoted}(?=[\")])", f"#{prefix}{name}", body)
+    ids = set(IDS.findall(body))
+    body = NAMES.sub(lambda m: m[1] + (prefix if m[2] in ids else "") + m[2], body)
     body = COLOUR.sub(lambda m: COLOURS[m.group(0).lower()], body)
     view = re.search(r'viewBox="([^"]+)"', attributes)
     size = "".join(f" {m.group(0)}" for m in SIZE.finditer(attributes))
