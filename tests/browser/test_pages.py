@@ -225,15 +225,14 @@ def test_the_front_door_leads_to_the_home_page(open_page: OpenPage, book: Path) 
     assert page.locator("article h1").inner_text().startswith("Down to One Bit")
 
 
-def follow_first_result(page: Page, words: str, home: str = "2 Affine quantization") -> None:
-    """The search asks for the words one by one; where they are at home is among the first."""
+def follow_first_result(page: Page, term: str, home: str = "2 Affine quantization") -> None:
+    """A term's meaning comes first; the chapter where it is at home is among the next."""
     results = page.locator("#search-results li a")
-    results.nth(2).wait_for()
-    assert home in [results.nth(i).inner_text() for i in range(3)]
+    results.nth(3).wait_for()
+    assert home in [results.nth(i).inner_text() for i in range(1, 4)]
     results.first.click()
-    page.wait_for_selector("article h1")
-    text = page.locator("article").inner_text().lower()
-    assert all(word in text for word in words.split())
+    page.wait_for_url(f"**/glossary.html*#term-{term.replace(' ', '-')}")
+    assert term in page.locator(":target").inner_text()
 
 
 def test_search_page_finds_zero_point(open_page: OpenPage, server: str) -> None:
@@ -248,6 +247,12 @@ def test_search_from_the_keyboard(open_page: OpenPage, server: str) -> None:
     page.keyboard.press("Enter")
     page.wait_for_url("**/search.html?q=zero+point*")
     follow_first_result(page, "zero point")
+
+
+def test_search_finds_a_chinese_term(open_page: OpenPage, server: str) -> None:
+    page = open_page(f"{server}/search.html?q=零点")
+    page.locator("#search-results li a").first.click()
+    page.wait_for_url("**/glossary.html*#term-zero-point")
 
 
 def test_search_finds_nothing_where_there_is_nothing(open_page: OpenPage, server: str) -> None:

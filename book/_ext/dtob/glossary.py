@@ -1,7 +1,8 @@
 """``{terms}``: a glossary in two languages, one line for each term.
 
 A line reads ``English | 中文 | meaning`` or, with a fourth part, ``... | chapters``. Lines stand in
-alphabetical order and no term comes twice.
+alphabetical order and no term comes twice. Who searches for a term in either language is led here
+first.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -50,7 +52,11 @@ class Terms(SphinxDirective):
     def _term(
         self, english: str, chinese: str, meaning: str, chapters: str = ""
     ) -> nodes.definition_list_item:
-        term = nodes.term("", english + " ", ids=[anchor(english)])
+        place = anchor(english)
+        term = nodes.term("", english + " ", ids=[place])
+        # Entries of the index outrank headings in Sphinx's search.
+        entries = [("single", name, place, "main", None) for name in (english, chinese)]
+        term += addnodes.index(entries=entries)
         term += nodes.raw("", f'<span lang="zh-Hans">{chinese}</span>', format="html")
         text, _ = self.state.inline_text(meaning, self.lineno)
         paragraph = nodes.paragraph("", "", *text)
