@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -9,8 +11,10 @@ from qtools.affine import choose_qparams, fake_quantize, qparams_from_tensor
 from qtools.ptq.recipe import Recipe, WeightRange
 from qtools.spec import QParams, QuantSpec
 
-#: "mse" tries the min-max range times ``2^(-i/16)`` for i = 0 .. 64: down to a sixteenth.
-_PER_OCTAVE, _OCTAVES = 16, 4
+#: "mse" tries the min-max range times these: down to a sixteenth, sixteen an octave.
+_SHARES = [2 ** (-i / 16) for i in range(65)]
+#: Elements of a weight, times ranges that are tried together: they stay in the cache.
+_AT_ONCE = 1 << 16
 
 
 def choose_weight_qparams(weight: Tensor, spec: QuantSpec, weight_range: WeightRange) -> QParams:
@@ -33,18 +37,21 @@ def choose_weight_qparams(weight: Tensor, spec: QuantSpec, weight_range: WeightR
     qp = qparams_from_tensor(weight, spec)
     if weight_range == "minmax" or weight.numel() == 0:
         return qp
-    rows = weight.flatten(1) if spec.granularity == "channel" else weight.flatten()
+    rows = weight.flatten(1) if spec.granularity == "channel" else weight.reshape(1, -1)
     low, high = torch.aminmax(rows, dim=-1)
-    scale, zero_point, least = qp.scale, qp.zero_point, torch.full_like(qp.scale, float("inf"))
-    for i in range(_OCTAVES * _PER_OCTAVE + 1):
-        t = 2 ** (-i / _PER_OCTAVE)
-        tried = choose_qparams(t * low, t * high, spec)
-        error = (rows - fake_quantize(rows, tried)).square().sum(-1)
-        better = error < least
-        scale = torch.where(better, tried.scale, scale)
-        zero_point = torch.where(better, tried.zero_point, zero_point)
-        least = torch.where(better, error, least)
-    return QParams(scale, zero_point, spec)
+    per_row = replace(spec, granularity="channel", axis=0)
+    shares = torch.tensor(_SHARES, dtype=qp.scale.dtype).unsqueeze(1)
+    scales, zero_points, errors = [], [], []
+    # Small weights with many ranges at once: one by one, calls would cost more than numbers.
+    for t in shares.split(max(1, _AT_ONCE // rows.numel())):
+        tried = choose_qparams((t * low).flatten(), (t * high).flatten(), per_row)
+        x = rows.expand(len(t), *rows.shape).flatten(0, 1)
+        errors.append((x - fake_quantize(x, tried)).square().sum(-1).view(len(t), -1))
+        scales.append(tried.scale.view(len(t), -1))
+        zero_points.append(tried.zero_point.view(len(t), -1))
+    best = torch.cat(errors).argmin(0, keepdim=True)
+    scale, zero_point = (torch.cat(found).gather(0, best) for found in (scales, zero_points))
+    return QParams(scale.view_as(qp.scale), zero_point.view_as(qp.zero_point), spec)
 
 
 def weight_qparams(module: nn.Module, recipe: Recipe) -> QParams:
