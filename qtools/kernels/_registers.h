@@ -80,27 +80,28 @@ AVX512 static void table_avx512(const float *u, int64_t words, float *table) {
     }
 }
 
-/* N rows of x times R tiles. */
+/* N rows of x times R tiles, four columns a look-up: the lowest 4 bits of a lane, then the next 4. */
 #define LOOK_AVX512(N, R)                                                                          \
     AVX512 static void look_avx512_##N##_##R(const uint32_t *codes, int64_t words,                 \
                                              const float *table, int64_t size, float *sums) {      \
         __m512 sum[N][R];                                                                          \
         for (int n = 0; n < N; n++)                                                                \
             for (int r = 0; r < R; r++) sum[n][r] = _mm512_setzero_ps();                           \
-        for (int64_t word = 0; word < words; word++, codes += TILE, table += 16 * SUMS5) {         \
-            __m512i code[R];                                                                       \
-            for (int r = 0; r < R; r++) code[r] = _mm512_loadu_si512(codes + r * words * TILE);    \
-            _Pragma("GCC unroll 8") for (int group = 0; group < SUMS5; group++) {                  \
-                for (int n = 0; n < N; n++) {                                                      \
-                    __m512 row = _mm512_loadu_ps(table + n * size + 16 * group);                   \
-                    for (int r = 0; r < R; r++) {                                                  \
-                        sum[n][r] = _mm512_add_ps(sum[n][r], _mm512_permutexvar_ps(code[r], row)); \
+        for (int64_t word = 0; word < words; word++, codes += TILE, table += 16 * SUMS5)           \
+            _Pragma("GCC unroll 4") for (int byte = 0; byte < 4; byte++)                           \
+                _Pragma("GCC unroll 2") for (int n = 0; n < N; n++) {                              \
+                    const float *of = table + n * size + 32 * byte;                                \
+                    __m512 low = _mm512_loadu_ps(of), high = _mm512_loadu_ps(of + 16);             \
+                    _Pragma("GCC unroll 16") for (int r = 0; r < R; r++) {                         \
+                        const uint32_t *at = codes + r * words * TILE;                             \
+                        __m512i code = _mm512_loadu_si512((const char *)at + byte);                \
+                        sum[n][r] = _mm512_add_ps(sum[n][r], _mm512_permutexvar_ps(code, low));    \
+                        HERE_AVX512(sum[n][r]);                                                    \
+                        code = _mm512_srli_epi32(code, 4);                                         \
+                        sum[n][r] = _mm512_add_ps(sum[n][r], _mm512_permutexvar_ps(code, high));   \
                         HERE_AVX512(sum[n][r]);                                                    \
                     }                                                                              \
                 }                                                                                  \
-                for (int r = 0; r < R; r++) code[r] = _mm512_srli_epi32(code[r], 4);               \
-            }                                                                                      \
-        }                                                                                          \
         for (int n = 0; n < N; n++)                                                                \
             for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + 16 * (n * R + r), sum[n][r]);      \
     }
