@@ -32,6 +32,7 @@ CAPTION = re.compile(r"(Figure|Table) ([0-9]+|[A-Z])\.([0-9]+)\. ")
 MONEY = re.compile(r"\$(\d[\d,.]*|[A-Z]{3}[A-Z_]*)(?=[\s.,;:)]|$)")
 RAW_TEX = re.compile(r"\$|\\[\[\]()]|\\(tag|begin|end|frac|text|mathbf|le|ge|cdot|times)\b")
 RAW_MARKDOWN = re.compile(r"\*\*\S|```|\]\(\S+\)|^:::|\{(ref|eq|doc|cite|math)\}")
+FOLDS = "(open) => document.querySelectorAll('details').forEach((node) => { node.open = open; })"
 FILE_NAME = re.compile(r"\.(png|svg|jpe?g|gif|webp)\b|^\S*[_/]\S*$", re.IGNORECASE)
 
 
@@ -102,7 +103,7 @@ def settle(page: Page) -> None:
 def read(browser: Browser, address: str, axe: bool = True) -> Reading:
     """Open ``address`` from disk in light mode, do everything a reader does, list the faults.
 
-    Axe takes most of the time; without it, its family has no entry.
+    Axe takes much of the time; without it, its family has no entry.
     """
     with watched(browser, color_scheme="light") as (page, complaints):
         page.goto(address)
@@ -114,29 +115,35 @@ def read(browser: Browser, address: str, axe: bool = True) -> Reading:
             faults[name] = family(facts)
         faults["width"] = look(page, "overflow")
         look(page, "empty")
-        faults["print"] = on_paper(page)
         faults["explorables"] = explorable_faults(page)
         page.keyboard.press("Tab")
         faults["focus"] = [f"no visible focus: {kind}" for kind in look(page, "unmarked")]
         faults["folds"] = open_folds(page)
-        faults["themes"] = themes(page)
         page.set_viewport_size(NARROW)
         faults["width"] += look(page, "overflow")
-        # Before axe, which loads and runs things of its own.
-        faults["quiet"] = complaints + [f"names another host: {html}" for html in facts["remote"]]
-        if not axe:
-            return reading
+        # From here on the page grows smaller: each new width, theme or medium costs a layout of it.
         look(page, "thin")
-        page.wait_for_timeout(350)  # the theme thinks about a new width for 300 ms
-        found = serious_violations(page, only=("scrollable-region-focusable",))
+        if axe:
+            page.wait_for_timeout(350)  # the theme thinks about a new width for 300 ms
+            found = serious_violations(page, only=("scrollable-region-focusable",))
         page.set_viewport_size(WIDE)
-        found += serious_violations(page, without=COLOUR)
-        look(page, "sample")
-        found += [f"light: {fault}" for fault in serious_violations(page, only=COLOUR)]
-        page.set_viewport_size(NARROW)
+        if axe:
+            found += serious_violations(page, without=COLOUR)
+        faults["themes"] = theme(page, "light")
         prefer(page, "dark")
-        found += [f"dark: {fault}" for fault in serious_violations(page, only=COLOUR)]
-        faults["axe"] = found
+        faults["themes"] += theme(page, "dark")
+        faults["print"] = on_paper(page)
+        look(page, "sample")
+        if axe:
+            page.set_viewport_size(NARROW)
+            found += [f"dark: {fault}" for fault in serious_violations(page, only=COLOUR)]
+            page.set_viewport_size(WIDE)
+        prefer(page, "light")
+        if axe:
+            found += [f"light: {fault}" for fault in serious_violations(page, only=COLOUR)]
+            faults["axe"] = found
+        faults["themes"] += theme(page, "light") + switch(page)
+        faults["quiet"] = complaints + [f"names another host: {html}" for html in facts["remote"]]
     return reading
 
 
@@ -225,7 +232,7 @@ STILL: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 
 def on_paper(page: Page) -> list[str]:
     """Print from dark mode, the harder case: folds open, no furniture, dark ink."""
-    prefer(page, "dark")
+    page.evaluate(FOLDS, False)
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
     paper, colours = look(page, "paper"), look(page, "lightness")
@@ -235,7 +242,7 @@ def on_paper(page: Page) -> list[str]:
         faults.append(f"printed in light ink: {json.dumps(colours)}")
     page.emulate_media(media="screen")
     page.evaluate("dispatchEvent(new Event('afterprint'))")
-    prefer(page, "light")
+    page.evaluate(FOLDS, True)
     return faults
 
 
@@ -263,34 +270,30 @@ def open_folds(page: Page) -> list[str]:
     return faults
 
 
-def themes(page: Page) -> list[str]:
-    """Dark and light by the system's preference, then by the switch; left as the system says."""
-    faults = []
+def theme(page: Page, wanted: str, how: str = "preference") -> list[str]:
+    """Whether the page is light or dark as it should be."""
+    colours = look(page, "lightness")
+    right = {
+        "light": colours["text"] < 0.3 < 0.8 < colours["ground"],
+        "dark": colours["ground"] < 0.2 < 0.6 < colours["text"],
+    }
+    return [] if right[wanted] else [f"not {wanted} by {how}: {json.dumps(colours)}"]
 
-    def expect(dark: bool, how: str) -> None:
-        colours = look(page, "lightness")
-        wanted = colours["ground"] < 0.2 < 0.6 < colours["text"]
-        if not dark:
-            wanted = colours["text"] < 0.3 < 0.8 < colours["ground"]
-        if not wanted:
-            faults.append(f"not {'dark' if dark else 'light'} by {how}: {json.dumps(colours)}")
 
-    expect(False, "preference")
-    prefer(page, "dark")
-    expect(True, "preference")
-    prefer(page, "light")
-    switch = page.locator(".theme-switch-button:visible").first
-    if switch.count() == 0:
-        return [*faults, "no theme switch"]
-    found = set()
+def switch(page: Page) -> list[str]:
+    """Dark and light by the theme's switch, with the keyboard; left as the system says."""
+    button = page.locator(".theme-switch-button:visible").first
+    if button.count() == 0:
+        return ["no theme switch"]
+    faults, found = [], set()
     for _ in range(3):
-        switch.focus()
+        button.focus()
         page.keyboard.press("Enter")
         frames(page)
         mode = page.evaluate("document.documentElement.dataset.mode")
         found.add(mode)
         if mode in ("light", "dark"):
-            expect(mode == "dark", "the switch")
+            faults += theme(page, mode, "the switch")
     if found != {"light", "dark", "auto"}:
         faults.append(f"the switch goes through {sorted(found)}")
     return faults
