@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import timeit
 from functools import cache
 
 import torch
@@ -9,14 +10,15 @@ from torch import Tensor
 
 # K products of at most 255 · 128 stay below 2^24 for K up to 512: float32 adds them exactly.
 _EXACT_IN_FLOAT32 = 512
+_ROWS = 2048
 
 
 def int8_matmul(x: Tensor, w: Tensor) -> Tensor:
     """``sum_k x[i, k] w[j, k]`` in int32, exactly.
 
-    Where the processor multiplies 8-bit integers exactly this is `torch._int_mm`, about four times
-    as fast as float32. Elsewhere the same integers go through floating point, wide enough to be
-    exact.
+    Where the processor multiplies 8-bit integers exactly and in hardware this is `torch._int_mm`,
+    about four times as fast as float32. Elsewhere the same integers go through floating point,
+    wide enough to be exact.
 
     Parameters
     ----------
@@ -34,16 +36,25 @@ def int8_matmul(x: Tensor, w: Tensor) -> Tensor:
     if 0 in (rows, k, columns):
         return torch.zeros(rows, columns, dtype=torch.int32)
     if k > 1:  # for K = 1 torch 2.13's _int_mm returns wrong numbers
-        if is_int_mm_exact(x.dtype):
+        if is_int_mm_exact(x.dtype) and is_int_mm_fast(x.dtype):
             return torch._int_mm(x, w.t())
-        if is_int_mm_exact(torch.int8):  # Σ x w = Σ (x - 128) w + 128 Σ w
+        if is_int_mm_exact(torch.int8) and is_int_mm_fast(torch.int8):
+            # Σ x w = Σ (x - 128) w + 128 Σ w
             acc = torch._int_mm(x.bitwise_xor(128).view(torch.int8), w.t())
             return acc.add_(128 * w.sum(1, dtype=torch.int32))
+    return _in_float(x, w)
+
+
+def _in_float(x: Tensor, w: Tensor) -> Tensor:
     wide = torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
-    acc = torch.zeros(rows, columns, dtype=torch.int32)
-    parts = zip(x.split(_EXACT_IN_FLOAT32, 1), w.split(_EXACT_IN_FLOAT32, 1), strict=True)
-    for x_part, w_part in parts:
-        acc += (x_part.to(wide) @ w_part.to(wide).t()).to(torch.int32)
+    acc = torch.zeros(len(x), len(w), dtype=torch.int32)
+    for x_part, w_part in zip(
+        x.split(_EXACT_IN_FLOAT32, 1), w.split(_EXACT_IN_FLOAT32, 1), strict=True
+    ):
+        w_wide = w_part.to(wide).t()
+        # A few rows at a time: what is wide for a moment stays in the cache.
+        for rows, target in zip(x_part.split(_ROWS), acc.split(_ROWS), strict=True):
+            target.add_((rows.to(wide) @ w_wide).to(torch.int32))
     return acc
 
 
@@ -71,3 +82,23 @@ def is_int_mm_exact(dtype: torch.dtype = torch.int8) -> bool:
         except RuntimeError:  # a build without this pair of types
             return False
     return True
+
+
+@cache
+def is_int_mm_fast(dtype: torch.dtype = torch.int8) -> bool:
+    """Return whether `torch._int_mm` is no slower than floating point here, by timing both once.
+
+    Where oneDNN has no instructions for it torch adds the products one by one: exact, and twenty
+    times slower.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        int8 or uint8, of the first matrix; the second is int8.
+    """
+    x, w = torch.ones(256, 256, dtype=dtype), torch.ones(64, 256, dtype=torch.int8)
+    seconds = [
+        min(timeit.repeat(way, number=1, repeat=5))
+        for way in (lambda: torch._int_mm(x, w.t()), lambda: _in_float(x, w))
+    ]
+    return seconds[0] <= seconds[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import timeit
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from qtools.int8_matmul import int8_matmul, is_int_mm_exact
 
 CHECK = """
 import torch
+from qtools import int8_matmul as module
 from qtools.int8_matmul import int8_matmul
+module.is_int_mm_fast = lambda dtype: True  # or older instructions would not be asked
 for k in (1, 2, 3, 17, 64, 577, 1024, 1025, 3000):
     for low, high in ((-128, -127), (127, 128), (-128, 128)):
         x = torch.randint(low, high, (5, k), dtype=torch.int8)
@@ -26,6 +29,12 @@ for k in (1, 2, 3, 17, 64, 577, 1024, 1025, 3000):
                 assert torch.equal(int8_matmul(codes, other).long(), exact), k
 print("exact")
 """
+
+
+def use_int_mm(monkeypatch, exact):
+    """Take `torch._int_mm` for these types, however slow it is here, and for no others."""
+    monkeypatch.setattr("qtools.int8_matmul.is_int_mm_exact", exact.__contains__)
+    monkeypatch.setattr("qtools.int8_matmul.is_int_mm_fast", lambda dtype: True)
 
 
 @given(st.integers(0, 9), st.integers(0, 1100), st.integers(0, 9), st.integers(0, 2**32 - 1))
@@ -43,8 +52,7 @@ def test_equal_to_64_bit_integers(rows, k, columns, seed):
 def test_equal_on_processors_that_are_exact_for_some_types(monkeypatch, exact):
     if not is_int_mm_exact(torch.int8):
         pytest.skip("this processor is exact for neither")
-    allowed = {d: d in exact and is_int_mm_exact(d) for d in (torch.int8, torch.uint8)}
-    monkeypatch.setattr("qtools.int8_matmul.is_int_mm_exact", allowed.__getitem__)
+    use_int_mm(monkeypatch, [d for d in exact if is_int_mm_exact(d)])
     torch.manual_seed(0)
     for k in (1, 2, 512, 513, 1500):
         x = torch.randint(0, 256, (5, k), dtype=torch.uint8)
@@ -54,6 +62,26 @@ def test_equal_on_processors_that_are_exact_for_some_types(monkeypatch, exact):
         w[1] = 127
         for codes in (x, x.view(torch.int8)):
             assert torch.equal(int8_matmul(codes, w).long(), codes.long() @ w.long().t())
+
+
+@pytest.mark.parametrize("rows", [2047, 2048, 4100])
+def test_equal_for_more_rows_than_go_through_floating_point_at_a_time(monkeypatch, rows):
+    use_int_mm(monkeypatch, [])
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (rows, 513), dtype=torch.uint8)
+    w = torch.randint(-128, 128, (3, 513), dtype=torch.int8)
+    for codes in (x, x.view(torch.int8), x.t().contiguous().t()):
+        assert torch.equal(int8_matmul(codes, w).long(), codes.long() @ w.long().t())
+
+
+def test_takes_the_faster_of_two_exact_ways():
+    x, w = torch.ones(2000, 288, dtype=torch.int8), torch.ones(64, 288, dtype=torch.int8)
+
+    def seconds(way):
+        return min(timeit.repeat(way, number=1, repeat=5))
+
+    in_float = seconds(lambda: x.float() @ w.float().t())
+    assert seconds(lambda: int8_matmul(x, w)) <= 2 * in_float
 
 
 @pytest.mark.slow
