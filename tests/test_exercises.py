@@ -1,16 +1,18 @@
 """Every exercise: the source passes, the untouched release gets nothing, mistakes are explained."""
 
-import functools
+import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from tests.exercise_mistakes import MISTAKES, Mistake
-from tools import exercises, repository
+from tools import exercises, forks, repository
 from tools.notebooks import read
 
 SLUGS = exercises.slugs()
@@ -33,18 +35,17 @@ def test_there_are_exercises() -> None:
     assert SLUGS, "book/exercises/source holds no exercise"
 
 
-@functools.cache
-def marked(slug: str) -> tuple[str, dict[str, list[exercises.Grade]]]:
-    """Return what nbgrader generates, and gives for the source as an answer and for no answer."""
-    answers = {"source": exercises.source(slug), "untouched": exercises.release(slug)}
-    return exercises.grade(slug, {who: a.read_text("utf-8") for who, a in answers.items()})
+@pytest.fixture(scope="module")
+def course() -> Iterator[exercises.Course]:
+    with exercises.course() as made:
+        yield made
 
 
 @pytest.mark.slow
 @each_exercise
-def test_release_is_what_the_source_generates(slug: str) -> None:
+def test_release_is_what_the_source_generates(slug: str, course: exercises.Course) -> None:
     stored = exercises.release(slug).read_text(encoding="utf-8")
-    assert stored == marked(slug)[0], f"{slug}: run `make exercises` and commit"
+    assert stored == course.generate(slug), f"{slug}: run `make exercises` and commit"
 
 
 def test_no_release_without_source() -> None:
@@ -53,8 +54,8 @@ def test_no_release_without_source() -> None:
 
 @pytest.mark.slow
 @each_exercise
-def test_source_gets_every_point(slug: str) -> None:
-    grades = marked(slug)[1]["source"]
+def test_source_gets_every_point(slug: str, course: exercises.Course) -> None:
+    grades = course.grade(slug, "source", exercises.source(slug).read_text(encoding="utf-8"))
     lost = [f"{g.cell}: {g.message}" for g in grades if g.score != g.points]
     assert grades, f"{slug} has no points to give"
     assert not lost, f"{slug}: the solution fails its own tests\n" + "\n".join(lost)
@@ -62,8 +63,8 @@ def test_source_gets_every_point(slug: str) -> None:
 
 @pytest.mark.slow
 @each_exercise
-def test_untouched_release_gets_no_point(slug: str) -> None:
-    grades = marked(slug)[1]["untouched"]
+def test_untouched_release_gets_no_point(slug: str, course: exercises.Course) -> None:
+    grades = course.grade(slug, "untouched", exercises.release(slug).read_text(encoding="utf-8"))
     free = [f"{g.cell}: {g.score} of {g.points}" for g in grades if g.score != 0]
     assert grades, f"{slug} has no points to give"
     assert not free, f"{slug}: points for no work\n" + "\n".join(free)
@@ -136,7 +137,9 @@ def test_mistake_is_explained_by_a_visible_test(mistake: Mistake) -> None:
 
 
 @pytest.mark.slow
-def test_hidden_tests_take_points_from_an_answer_made_for_the_visible_ones() -> None:
+def test_hidden_tests_take_points_from_an_answer_made_for_the_visible_ones(
+    course: exercises.Course,
+) -> None:
     slug, cell_id = "02-affine-quantization", "scale-and-zero-point"
     notebook = read(exercises.release(slug))
     (cell,) = (c for c in solutions(notebook) if nbgrader_of(c)["grade_id"] == cell_id)
@@ -146,7 +149,27 @@ def test_hidden_tests_take_points_from_an_answer_made_for_the_visible_ones() -> 
         "    return s, q_min - round(min(x_min, 0) / s)"
     )
     assert first_failure(notebook, cell_id, cell.source).startswith("AssertionError: for [")
-    given = exercises.grade(slug, {"clever": nbformat.writes(notebook)})[1]["clever"]
-    grades = {g.cell: g for g in given}
+    grades = {g.cell: g for g in course.grade(slug, "clever", nbformat.writes(notebook))}
     assert grades["test-scale"].score == 0
     assert "for [-6, -2] in 4 bits" in grades["test-scale"].message
+
+
+@pytest.mark.slow
+def test_a_forked_kernel_is_fresh_and_can_be_interrupted() -> None:
+    look = (
+        "import os, sys\n"
+        "print(os.getpid(), os.environ['WHO'], 'torch' in sys.modules, 'x' in globals())"
+    )
+    said = []
+    for who in "ab":
+        cells = [nbformat.v4.new_code_cell(text) for text in (look, "x = 1", "while True: pass")]
+        client = NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=1)
+        client.allow_errors = client.interrupt_on_timeout = True
+        with forks.kernels():
+            notebook = client.execute(env={**os.environ, "WHO": who})
+        assert notebook.cells[2].outputs[0].ename == "KeyboardInterrupt"
+        said.append(notebook.cells[0].outputs[0].text.split())
+    (a, *first), (b, *second) = said
+    assert a != b
+    assert first == ["a", "True", "False"]
+    assert second == ["b", "True", "False"]

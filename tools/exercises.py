@@ -25,7 +25,7 @@ from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
-from tools import repository
+from tools import forks, repository
 from tools.repository import ROOT
 
 CONFIG = "nbgrader_config.py"
@@ -56,20 +56,73 @@ def release(slug: str, root: Path = ROOT) -> Path:
     return root / "book/exercises/release" / slug / f"{slug}.ipynb"
 
 
+class Course:
+    """A temporary nbgrader course that holds every exercise: see `course`."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        shutil.copytree(root / "book/exercises/source", folder / "source")
+        shutil.copy(root / "book/exercises" / CONFIG, folder / CONFIG)
+        config: Config = PyFileConfigLoader(CONFIG, path=str(folder)).load_config()
+        config.CourseDirectory.root = str(folder)
+        self._api = NbGraderAPI(config=config)
+        self._folder = folder
+
+    def generate(self, slug: str) -> str:
+        """Return the text of the students' notebook that nbgrader makes from the source.
+
+        Raises
+        ------
+        RuntimeError
+            If nbgrader refuses the source; the message holds its log.
+        """
+        generated = self._folder / "release" / slug / f"{slug}.ipynb"
+        if not generated.exists():
+            _must(self._api.generate_assignment(slug), f"generate {slug}")
+        return generated.read_text(encoding="utf-8").rstrip("\n") + "\n"
+
+    def grade(self, slug: str, student: str, text: str) -> list[Grade]:
+        """Grade a notebook with nbgrader: visible and hidden tests.
+
+        Parameters
+        ----------
+        slug
+            The exercise notebook's name.
+        student
+            Who hands it in, a name for the folder.
+        text
+            The text of the notebook.
+
+        Raises
+        ------
+        RuntimeError
+            If nbgrader cannot generate the exercise or grade the notebook.
+        """
+        self.generate(slug)
+        submitted = self._folder / "submitted" / student / slug / f"{slug}.ipynb"
+        submitted.parent.mkdir(parents=True)
+        submitted.write_text(text, encoding="utf-8")
+        with warnings.catch_warnings(), forks.kernels():
+            # nbgrader's own queries, harmless; in a test run they would bury real warnings.
+            warnings.simplefilter("ignore", SAWarning)
+            _must(self._api.autograde(slug, student), f"grade {slug}")
+        said = _messages(self._folder / "autograded" / student / slug / f"{slug}.ipynb")
+        where = self._api.coursedir
+        with Gradebook(where.db_url, where.course_id) as book:
+            return [
+                Grade(g.name, float(g.score), float(g.max_score), said.get(g.name, ""))
+                for g in book.find_submission_notebook(slug, slug, student).grades
+            ]
+
+
 @contextmanager
-def course(slug: str, root: Path = ROOT) -> Iterator[tuple[NbGraderAPI, Path]]:
-    """Make a temporary nbgrader course with one exercise; yield nbgrader's API and the folder."""
+def course(root: Path = ROOT) -> Iterator[Course]:
+    """Make a temporary nbgrader course; one for all exercises, as making its database is slow."""
     # nbgrader starts `alembic` by name; it lies beside the Python that runs us.
     here = str(Path(sys.executable).parent)
     if here not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
     with tempfile.TemporaryDirectory(prefix="nbgrader-") as name:
-        folder = Path(name)
-        shutil.copytree(source(slug, root).parent, folder / "source" / slug)
-        shutil.copy(root / "book/exercises" / CONFIG, folder / CONFIG)
-        config: Config = PyFileConfigLoader(CONFIG, path=str(folder)).load_config()
-        config.CourseDirectory.root = str(folder)
-        yield NbGraderAPI(config=config), folder
+        yield Course(Path(name), root)
 
 
 def _must(result: dict[str, object], what: str) -> None:
@@ -77,69 +130,6 @@ def _must(result: dict[str, object], what: str) -> None:
         raise RuntimeError(
             f"nbgrader could not {what}:\n{result.get('log', '')}\n{result.get('error', '')}"
         )
-
-
-def generate(slug: str, root: Path = ROOT) -> str:
-    """Return the text of the students' notebook that nbgrader makes from the source.
-
-    Raises
-    ------
-    RuntimeError
-        If nbgrader refuses the source; the message holds its log.
-    """
-    with course(slug, root) as (api, folder):
-        return _generate(slug, api, folder)
-
-
-def _generate(slug: str, api: NbGraderAPI, folder: Path) -> str:
-    _must(api.generate_assignment(slug), f"generate {slug}")
-    text = (folder / "release" / slug / f"{slug}.ipynb").read_text(encoding="utf-8")
-    return text.rstrip("\n") + "\n"
-
-
-def grade(
-    slug: str, submissions: dict[str, str], root: Path = ROOT
-) -> tuple[str, dict[str, list[Grade]]]:
-    """Grade notebooks with nbgrader: visible and hidden tests.
-
-    Parameters
-    ----------
-    slug
-        The exercise notebook's name.
-    submissions
-        Who hands in (a name for the folder), and the text of the notebook.
-
-    Returns
-    -------
-    str
-        The students' notebook, as `generate` gives it.
-    dict
-        The grades of each who hands in.
-
-    Raises
-    ------
-    RuntimeError
-        If nbgrader cannot generate the exercise or grade a submission.
-    """
-    grades = {}
-    with course(slug, root) as (api, folder):
-        generated = _generate(slug, api, folder)
-        for student, text in submissions.items():
-            submitted = folder / "submitted" / student / slug / f"{slug}.ipynb"
-            submitted.parent.mkdir(parents=True)
-            submitted.write_text(text, encoding="utf-8")
-            with warnings.catch_warnings():
-                # nbgrader's own queries, harmless; in a test run they would bury real warnings.
-                warnings.simplefilter("ignore", SAWarning)
-                _must(api.autograde(slug, student), f"grade {slug}")
-            said = _messages(folder / "autograded" / student / slug / f"{slug}.ipynb")
-            with Gradebook(api.coursedir.db_url, api.coursedir.course_id) as book:
-                found = book.find_submission_notebook(slug, slug, student).grades
-                grades[student] = [
-                    Grade(g.name, float(g.score), float(g.max_score), said.get(g.name, ""))
-                    for g in found
-                ]
-    return generated, grades
 
 
 def _messages(path: Path) -> dict[str, str]:
@@ -161,8 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, fail if out of date")
     options = parser.parse_args(arguments)
     status = 0
-    for slug in slugs():
-        target, text = release(slug), generate(slug)
+    with course() as made:
+        texts = {slug: made.generate(slug) for slug in slugs()}
+    for slug, text in texts.items():
+        target = release(slug)
         if target.exists() and target.read_text(encoding="utf-8") == text:
             print(f"{slug}: up to date")
         elif options.check:
