@@ -1,7 +1,7 @@
 """Small distillations that the tests run, here or in processes of their own.
 
 ``python -m tests.distillation_runs FOLDER`` runs the one of `everything_by_chance`, slowly enough
-to be killed on the way.
+to be killed on the way; with ``--forked FILE`` that of a recipe, on two processes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import debug_launcher
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from qtools import cli
 from qtools.distillation import DistillConfig, Distiller, Hinton, OneBit, language
 from qtools.distillation.objectives import Summed
+from qtools.distillation.recipe import Recipe
 from qtools.models import CharGPT
 
 ROOT = Path(__file__).parent.parent
@@ -227,18 +230,28 @@ class Slow:
         return found
 
 
-def launched(file: Path, *arguments: str) -> None:
+def launched(file: Path) -> None:
     """`qtools distill` on two processes of one thread each, under Accelerate's launcher."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     # --multi_gpu is how its launcher starts several processes; the file says that they use CPUs.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command = ["accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
-    command += ["--dynamo_backend=no", f"--main_process_port={port}"]
-    command += ["-m", "qtools.cli", "distill", "--config", str(file), *arguments]
+    command += ["--dynamo_backend=no", f"--main_process_port={port}", "-m", "qtools.cli"]
+    two_processes(*command, "distill", "--config", str(file))
+
+
+def forked(file: Path) -> None:
+    """The same by Accelerate's launcher for debugging: it forks, so all is imported once."""
+    two_processes("tests.distillation_runs", "--forked", str(file))
+
+
+def two_processes(*command: str) -> None:
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, env=variables, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote ") == 1, "only the main process speaks"
 
@@ -262,4 +275,9 @@ def same_run(one: Path, two: Path, steps: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    everything_by_chance(Path(sys.argv[1]), loss=Slow(loss=Hinton())).run()
+    if sys.argv[1] == "--forked":
+        file = Path(sys.argv[2])
+        Recipe.read(file).makers["teacher"]()  # imports what it needs, once for both
+        debug_launcher(cli.distill, (file,))
+    else:
+        everything_by_chance(Path(sys.argv[1]), loss=Slow(loss=Hinton())).run()

@@ -23,7 +23,7 @@ from tests.distillation_runs import (
     ROOT,
     double_model,
     double_student,
-    launched,
+    forked,
     rows,
     same_run,
     small_chargpt,
@@ -92,7 +92,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
             recipe = recipe.replace(f'"qtools.distillation.language:{maker}"', f'"{ours}"')
         path.write_text(recipe)
     distill(tmp_path / "one.toml")
-    launched(tmp_path / "two.toml")
+    forked(tmp_path / "two.toml")
     same_run(tmp_path / "one", tmp_path / "two", STEPS)
     assert json.loads((tmp_path / "two/run.json").read_text())["cost"]["items"] == STEPS * 12 * 16
 

@@ -25,7 +25,7 @@ from qtools.causal import Causal
 from qtools.distillation import OneBit, language
 from qtools.distillation.recipe import Recipe
 from qtools.onebit import OneBitLinear, PackedOneBitLinear
-from tests.distillation_runs import ROOT, launched, rows
+from tests.distillation_runs import ROOT, forked, rows
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 END = "<|endoftext|>"
@@ -106,7 +106,7 @@ def packed(tmp_path_factory) -> Path:
     """A folder in which the recipe of half a billion ran, on two processes, and was packed."""
     folder = tmp_path_factory.mktemp("half_billion")
     config = stand_in(folder, HALF_BILLION)
-    launched(config)
+    forked(config)
     assert "14 packed layers" in invoke("pack", "--config", str(config))
     return folder / HALF_BILLION
 
