@@ -1,7 +1,7 @@
-"""Kernels that start at once: forked from one process that has imported what notebooks import.
+"""Processes that start at once: forked from one that has imported torch.
 
 A kernel takes five seconds of a processor to start and to import torch, and graders start one for
-each answer. Here they are forked, each with an empty namespace, from a process that holds torch.
+each answer. Here they are forked, each with an empty namespace; so are the tests of a mutant.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from unittest.mock import patch
 
 from jupyter_client.provisioning import local_provisioner
 
-_FORKS = multiprocessing.get_context("forkserver")
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tools.forks_imports"])
 
 
 @contextmanager
 def kernels() -> Iterator[None]:
     """Fork the kernels that are started within; they see the caller's environment as always."""
-    _FORKS.set_forkserver_preload(["tools.forks_imports"])
     with patch.object(local_provisioner, "launch_kernel", _Kernel):
         yield
 
@@ -36,7 +36,7 @@ class _Kernel:
     def __init__(self, cmd: list[str], env: dict[str, str], cwd: str | None = None, **_: Any):
         arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
         # daemon: ended with this process, whatever happens
-        self._process = _FORKS.Process(target=_run, args=(arguments, env, cwd), daemon=True)
+        self._process = FORKS.Process(target=_run_kernel, args=(arguments, env, cwd), daemon=True)
         self._process.start()
         self.pid = self._process.ident or 0
         while os.getpgid(self.pid) != self.pid:  # jupyter_client interrupts the whole group
@@ -60,7 +60,7 @@ class _Kernel:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(arguments: list[str], env: dict[str, str], cwd: str | None) -> None:
+def _run_kernel(arguments: list[str], env: dict[str, str], cwd: str | None) -> None:
     from ipykernel.kernelapp import IPKernelApp
 
     os.setsid()

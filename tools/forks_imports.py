@@ -1,11 +1,18 @@
-"""What a forked kernel finds imported: a kernel's own modules, and those of the setup cell."""
+"""What a forked process finds imported: what others wrote, nothing of this repository."""
 
+import gc
+
+import hypothesis
 import ipykernel.ipkernel
-import ipykernel.kernelapp  # noqa: F401
+import ipykernel.kernelapp
+import matplotlib.pyplot
+import pytest
 import torch
 
-from qtools import plotting  # noqa: F401
+__all__ = ["hypothesis", "ipykernel", "matplotlib", "pytest", "torch"]
 
 # The first call imports a good deal of torch; the state is as before.
 torch.use_deterministic_algorithms(True)
 torch.use_deterministic_algorithms(False)
+
+gc.freeze()  # what is here stays: no process that is forked needs to look through it again

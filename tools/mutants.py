@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+from tools.forks import FORKS
+
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ("tests/test_affine.py", "tests/test_affine_inputs.py")
+TESTS = ("tests/test_affine_inputs.py", "tests/test_affine.py")  # the quick ones first
 
 
 class Mutant(NamedTuple):
@@ -92,17 +96,29 @@ def caught(mutant: Mutant) -> bool:
         if mutant.old not in text:
             raise ValueError(f"mutant {mutant.name!r}: {mutant.old!r} is not in {mutant.file}")
         source.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-        result = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS],
-            cwd=copy,
-            env={**os.environ, "PYTHONPATH": str(copy)},
-            capture_output=True,
-            text=True,
-            check=False,
+        process = FORKS.Process(target=_test, args=(copy,), daemon=True)
+        process.start()
+        process.join()
+        if process.exitcode not in (0, 1):  # 1: tests ran and some failed
+            said = (copy / "said").read_text(encoding="utf-8")
+            raise RuntimeError(f"mutant {mutant.name!r}: pytest did not run\n{said}")
+    return process.exitcode == 1
+
+
+def _test(copy: Path) -> None:
+    """Test a copy in this process, which has nothing of the package imported yet."""
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    os.environ["HYPOTHESIS_PROFILE"] = "first failure"
+    with open("said", "w", encoding="utf-8") as said, redirect_stdout(said), redirect_stderr(said):
+        status = pytest.main(
+            ["-x", "-q", "--disable-plugin-autoload", "-p", "no:cacheprovider", *TESTS]
         )
-    if result.returncode not in (0, 1):  # 1: tests ran and some failed
-        raise RuntimeError(f"mutant {mutant.name!r}: pytest did not run\n{result.stdout}")
-    return result.returncode == 1
+        tested = Path(sys.modules["qtools.affine"].__file__ or "")
+        if tested != copy / "qtools/affine.py":
+            print(f"{tested} was tested")
+            status = 2
+    sys.exit(int(status))
 
 
 def main() -> int:
