@@ -201,7 +201,8 @@ def test_the_trained_model_is_the_one_of_its_record():
 def test_the_trained_model_foretells_the_held_out_text_as_recorded():
     trained = CharGPT.pretrained()
     tokens = trained.encode(text.split()[1])
-    nats = text.nats_per_character(trained, tokens, trained.context)
+    # Two windows at a time stay in the cache: a sixth faster than 32.
+    nats = text.nats_per_character(trained, tokens, trained.context, batch=2)
     assert nats == pytest.approx(read_record("chargpt")["value"], abs=2e-4)
     assert nats <= 1.48
     assert 2e6 <= sum(p.numel() for p in trained.parameters()) <= 4e6

@@ -1,6 +1,7 @@
 """Students that OneBit is compared with: their layers against other code, their packed forms."""
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -30,9 +31,19 @@ def text() -> torch.Tensor:
     return CharGPT.pretrained().encode("Call me Ishmael. Some years ago, never mind how long")[None]
 
 
+@cache
+def made(name: str) -> nn.Module:
+    return MAKERS[name]()
+
+
+def copied(name: str) -> nn.Module:
+    """A student of one's own, not made anew: choosing ranges and factors takes a second."""
+    return copy.deepcopy(made(name))
+
+
 @pytest.fixture(params=MAKERS)
 def student(request) -> nn.Module:
-    return MAKERS[request.param]().eval()
+    return copied(request.param).eval()
 
 
 # ---- the layers
@@ -108,7 +119,7 @@ def test_two_rates_takes_all_of_them(student):
 
 
 def test_two_bits_start_at_the_least_squared_error_of_each_row():
-    student, teacher = rivals.qat_student(), CharGPT.pretrained()
+    student, teacher = made("two bits"), CharGPT.pretrained()
     layer = student.blocks[0].up
     (quantizer,) = layer.parametrizations.weight
     w, qp = teacher.blocks[0].up.weight.detach(), quantizer.qparams()
@@ -131,7 +142,7 @@ def test_packed_students_say_the_same(student, text):
     ("name", "most"), [("bitnet", 1.2), ("ternary", 2.2), ("two bits", 2.2), ("onebit", 1.2)]
 )
 def test_packed_students_have_the_size_they_say(name, most, tmp_path):
-    student = MAKERS[name]()
+    student = copied(name)
     rivals.pack_(student)
     layers = [m for m in student.modules() if isinstance(m, (WeightOnlyLinear, PackedOneBitLinear))]
     weights = sum(m.in_features * m.out_features for m in layers)

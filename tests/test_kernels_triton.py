@@ -32,7 +32,8 @@ def test_values_in_the_interpreter():
     triton()
     if gpu.why_not() is None:
         pytest.skip("they run here")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0"]
+    command += ["-p", "no:cacheprovider", "-p", "no:nbval"]  # the latter is slow to import
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [*command, "-k", "run_here", str(Path(__file__))],
