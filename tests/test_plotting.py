@@ -76,13 +76,13 @@ def test_background_is_transparent_and_svg_has_no_date():
     assert mpl.rcParams["savefig.facecolor"] == mpl.rcParams["axes.facecolor"] == "none"
 
 
-def test_svg_is_the_same_every_time_and_in_every_process():
+def test_svg_is_the_same_every_time_and_in_every_process_with_ipython_or_without():
     use_style()
     here = draw()
     assert draw() == here
     code = (
-        "import sys; from qtools.plotting import use_style; from tests.test_plotting import draw; "
-        "use_style(); sys.stdout.buffer.write(draw())"
+        "import sys; sys.modules['IPython'] = None; from qtools.plotting import use_style; "
+        "from tests.test_plotting import draw; use_style(); sys.stdout.buffer.write(draw())"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     assert there == here
@@ -127,11 +127,3 @@ def test_notebooks_get_svg_without_dates(monkeypatch):
     monkeypatch.setattr(inline, "set_matplotlib_formats", lambda *a, **k: calls.append((a, k)))
     use_style()
     assert calls == [(("svg",), {"metadata": {"Date": None, "Creator": None}})]
-
-
-def test_works_without_ipython():
-    code = (
-        "import sys; sys.modules['IPython'] = None\n"
-        "from qtools.plotting import use_style; use_style()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
