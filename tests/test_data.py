@@ -3,9 +3,6 @@
 import gzip
 import os
 import stat
-import subprocess
-import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from qtools import data
 from qtools.data import DataUnavailableError
 from qtools.files import sha256, write_atomic
 from qtools.sources import Source
+from tools.forks import FORKS
 
 CONTENT = {"one": b"first file", "two": bytes(range(256)) * 500}
 HASHES = {name: sha256(content) for name, content in CONTENT.items()}
@@ -166,20 +164,21 @@ def test_read_only_cache(cache):
     assert files_in(cache) == ["set/one", "set/two"]
 
 
-def test_two_processes_at_once(cache):
-    code = """
-import sys, time
-from qtools import data, sources
-content = {"one": b"first file", "two": bytes(range(256)) * 500}
-hashes = {n: data.sha256(c) for n, c in content.items()}
-time.sleep(max(0, float(sys.argv[1]) - time.time()))
-for i in range(50):
-    place = sources.Source("slow", lambda: content)
-    assert data._obtain(f"set{i}", hashes, (place,), "") == content
-"""
-    start = str(time.time() + 4)
-    jobs = [subprocess.Popen([sys.executable, "-c", code, start]) for _ in range(3)]
-    assert [job.wait() for job in jobs] == [0, 0, 0]
+def obtain_many(cache, all_are_here):
+    os.environ["QTOOLS_CACHE"] = str(cache)
+    all_are_here.wait(timeout=60)
+    for i in range(50):
+        assert data._obtain(f"set{i}", HASHES, (give(CONTENT, "slow"),), "") == CONTENT
+
+
+def test_several_processes_at_once(cache):
+    line = FORKS.Barrier(3)
+    jobs = [FORKS.Process(target=obtain_many, args=(cache, line)) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0, 0]
     assert files_in(cache) == sorted(f"set{i}/{name}" for i in range(50) for name in CONTENT)
 
 

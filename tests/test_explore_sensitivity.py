@@ -83,7 +83,8 @@ def test_the_record_against_the_plain_network(weight_range: Any) -> None:
     """10,000 images again. Sums in another order may move a code: five answers at most."""
     rng, data = random.Random(1), fashion_mnist()
     images = normalise(data.test_images)
-    for bits in [(8,) * 5, *(tuple(rng.choice(BITS) for _ in LAYERS) for _ in range(3))]:
+    # Two are enough: that mixed networks are the plain ones bit for bit is shown above.
+    for bits in [(8,) * 5, tuple(rng.choice(BITS) for _ in LAYERS)]:
         found = accuracy(plain(weight_range, bits), images, data.test_labels)
         assert round(found.value * found.n) == pytest.approx(count(weight_range, bits), abs=5)
 

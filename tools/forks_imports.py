@@ -11,6 +11,9 @@ import torch
 
 __all__ = ["hypothesis", "ipykernel", "matplotlib", "pytest", "torch"]
 
+# As a kernel that imports matplotlib itself would have it: figures go into the notebook.
+matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
+
 # The first call imports a good deal of torch; the state is as before.
 torch.use_deterministic_algorithms(True)
 torch.use_deterministic_algorithms(False)

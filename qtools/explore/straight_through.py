@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -56,26 +57,8 @@ class StraightThrough(Explorable):
 
         The true derivative is that of ``clip(round(w))`` as torch differentiates it.
         """
-        spec = QuantSpec(self.bits, symmetric=True)
-        qp = choose_qparams(
-            torch.tensor(float(-spec.qmax), dtype=torch.float64),
-            torch.tensor(float(spec.qmax), dtype=torch.float64),
-            spec,
-        )
-        rounded = {
-            "true": lambda w: w.round().clamp(spec.qmin, spec.qmax),
-            "unmasked": lambda w: fake_quantize_unmasked(w, qp),
-            "masked": lambda w: fake_quantize(w, qp),
-        }[self.gradient]
-        w, rows = torch.tensor(self.start, dtype=torch.float64), []
-        for _ in range(self.steps + 1):
-            latent = w.clone().requires_grad_()
-            value = rounded(latent)
-            loss = (value - self.target).square() / 2
-            (gradient,) = torch.autograd.grad(loss, latent)
-            rows.append((latent.item(), value.item(), gradient.item()))
-            w = w - self.rate * gradient
-        return rows
+        state = (self.gradient, self.bits, self.target, self.rate, self.start, self.steps)
+        return list(_trajectory(*state))
 
     def compute(self) -> dict[str, float]:
         """Return the numbers shown.
@@ -99,3 +82,29 @@ class StraightThrough(Explorable):
             "flips": float(sum(a != b for a, b in pairwise(values))),
             "mean": sum(lately) / len(lately),
         }
+
+
+@lru_cache(maxsize=1)
+def _trajectory(
+    gradient: str, bits: int, target: float, rate: float, start: float, steps: int
+) -> list[tuple[float, float, float]]:
+    spec = QuantSpec(bits, symmetric=True)
+    qp = choose_qparams(
+        torch.tensor(float(-spec.qmax), dtype=torch.float64),
+        torch.tensor(float(spec.qmax), dtype=torch.float64),
+        spec,
+    )
+    rounded = {
+        "true": lambda w: w.round().clamp(spec.qmin, spec.qmax),
+        "unmasked": lambda w: fake_quantize_unmasked(w, qp),
+        "masked": lambda w: fake_quantize(w, qp),
+    }[gradient]
+    w, rows = torch.tensor(start, dtype=torch.float64), []
+    for _ in range(steps + 1):
+        latent = w.clone().requires_grad_()
+        value = rounded(latent)
+        loss = (value - target).square() / 2
+        (slope,) = torch.autograd.grad(loss, latent)
+        rows.append((latent.item(), value.item(), slope.item()))
+        w = w - rate * slope
+    return rows
