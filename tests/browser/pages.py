@@ -1,6 +1,6 @@
 """Read a page of the built book in the browser, once, and list what is wrong with it.
 
-``read(browser, address)`` opens a page, looks, works its keyboard and its theme switch, makes it
+``read(tabs, address)`` opens a page, looks, works its keyboard and its theme switch, makes it
 narrow and prints it. The result holds the faults by family, so that many tests share one load.
 Nothing here knows which pages there are: test_pages.py reads the book's, test_page_faults.py
 broken ones.
@@ -11,15 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Page
 
-from tests.browser.conftest import LOCAL, serious_violations
+from tests.browser.conftest import Tabs, serious_violations
 from tests.browser.hands import explorable_faults
 
 SCRIPT = (Path(__file__).parent / "pages.js").read_text(encoding="utf-8")
@@ -42,39 +41,6 @@ class Reading:
 
     facts: dict[str, Any]
     faults: dict[str, list[str]] = field(default_factory=dict)
-
-
-@contextmanager
-def watched(browser: Browser, **context: Any) -> Iterator[tuple[Page, list[str]]]:
-    """A page with the network cut, and the growing list of what it complains about."""
-    complaints: list[str] = []
-    opened = browser.new_context(viewport=WIDE, reduced_motion="reduce", **context)
-
-    def guard(route: Route) -> None:
-        if LOCAL.match(route.request.url):
-            route.continue_()
-        else:
-            complaints.append(f"request to {route.request.url}")
-            route.abort()
-
-    opened.route("**/*", guard)
-    page = opened.new_page()
-    page.set_default_timeout(15_000)
-    page.on("pageerror", lambda error: complaints.append(f"exception: {error}"))
-    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
-    page.on(
-        "response",
-        lambda answer: answer.status >= 400 and complaints.append(f"{answer.status}: {answer.url}"),
-    )
-    page.on(
-        "console",
-        lambda said: (
-            said.type in ("error", "warning")
-            and complaints.append(f"console {said.type}: {said.text}")
-        ),
-    )
-    yield page, complaints
-    opened.close()
 
 
 def prefer(page: Page, scheme: str) -> None:
@@ -100,12 +66,12 @@ def settle(page: Page) -> None:
     page.evaluate("async () => { await globalThis.MathJax?.startup?.promise; }")
 
 
-def read(browser: Browser, address: str, axe: bool = True) -> Reading:
+def read(tabs: Tabs, address: str, axe: bool = True) -> Reading:
     """Open ``address`` from disk in light mode, do everything a reader does, list the faults.
 
     Axe takes much of the time; without it, its family has no entry.
     """
-    with watched(browser, color_scheme="light") as (page, complaints):
+    with tabs.open(**WIDE, reduced_motion="reduce") as (page, complaints):
         page.goto(address)
         settle(page)
         facts = look(page, "look")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Locator, Page
 
 from qtools.explore import (
     BitsChart,
@@ -39,7 +39,7 @@ from qtools.explore import (
     Temperature,
 )
 from qtools.explore._base import escape_script
-from tests.browser.conftest import OpenPage, overflow, serious_violations
+from tests.browser.conftest import OpenPage, Tabs, overflow, serious_violations
 from tests.browser.hands import pull
 
 SEED = int(os.environ.get("QTOOLS_SEED", "0"))
@@ -562,15 +562,12 @@ def test_without_scripts_a_sentence_says_what_to_do(kind: type[Explorable], show
     assert "Open this chapter in the built book or run the cell." in text
 
 
-def test_a_broken_drawing_leaves_the_sentence(browser: Browser, tmp_path: Path) -> None:
+def test_a_broken_drawing_leaves_the_sentence(tabs: Tabs, tmp_path: Path) -> None:
     path = tmp_path / "broken.html"
     html = Budget(parameters=7e9).to_html().replace("7000000000.0", "not JSON")
     path.write_text(f'<!doctype html><meta charset="utf-8">{html}', encoding="utf-8")
-    page = browser.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(path.as_uri())
-    assert "built book" in root(page).inner_text()
-    page.close()
-    assert len(errors) == 1
-    assert "JSON" in errors[0]
+    with tabs.open() as (page, errors):
+        page.goto(path.as_uri())
+        assert "built book" in root(page).inner_text()
+        assert len(errors) == 1
+        assert "JSON" in errors[0]

@@ -6,9 +6,9 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
-from playwright.sync_api import Browser
 
 from qtools.explore import Budget
+from tests.browser.conftest import Tabs
 from tests.browser.pages import read
 from tests.browser.test_pages import BOOK, FAMILIES, dead_links
 
@@ -150,8 +150,8 @@ def page_with(tmp_path: Path, family: str = "", old: str = "", new: str = "") ->
     return path.as_uri()
 
 
-def test_a_good_page_has_no_fault(browser: Browser, tmp_path: Path) -> None:
-    reading = read(browser, page_with(tmp_path))
+def test_a_good_page_has_no_fault(tabs: Tabs, tmp_path: Path) -> None:
+    reading = read(tabs, page_with(tmp_path))
     assert {family: found for family, found in reading.faults.items() if found} == {}
     assert reading.faults.keys() == set(FAMILIES)
     assert len(reading.facts["formulas"]) == 2
@@ -163,10 +163,10 @@ def test_every_family_is_broken_once() -> None:
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_what_is_broken_is_found(broken: str, browser: Browser, tmp_path: Path) -> None:
+def test_what_is_broken_is_found(broken: str, tabs: Tabs, tmp_path: Path) -> None:
     family, old, new = BROKEN[broken]
     address = page_with(tmp_path, family, old, new)
-    faults = read(browser, address, axe=family == "axe").faults
+    faults = read(tabs, address, axe=family == "axe").faults
     found = {name for name, listed in faults.items() if listed}
     assert family in found
     assert found <= {family} | ALSO.get(broken, set()), faults
@@ -175,8 +175,8 @@ def test_what_is_broken_is_found(broken: str, browser: Browser, tmp_path: Path) 
 @pytest.mark.parametrize(
     "href", ["gone.html", "page.html#gone", "#gone", "/etc/hostname", "http://example.org/"]
 )
-def test_dead_links_are_found(href: str, browser: Browser, tmp_path: Path) -> None:
-    reading = read(browser, page_with(tmp_path, "links"), axe=False)
+def test_dead_links_are_found(href: str, tabs: Tabs, tmp_path: Path) -> None:
+    reading = read(tabs, page_with(tmp_path, "links"), axe=False)
     assert dead_links(reading.facts, tmp_path) == []
     facts = {"links": [{"href": href, "url": address(href, tmp_path), "text": "there"}]}
     assert len(dead_links(facts, tmp_path)) == 1

@@ -21,10 +21,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Error, Page
+from playwright.sync_api import Error, Page
 
-from tests.browser.conftest import OpenPage, overflow, serious_violations
-from tests.browser.pages import Reading, read, watched
+from tests.browser.conftest import OpenPage, Tabs, overflow, serious_violations
+from tests.browser.pages import Reading, read
 from tools.repository import ROOT, address
 
 BOOK = Path(os.environ.get("BOOK_HTML") or ROOT / "_build/html").resolve()
@@ -87,7 +87,7 @@ def book() -> Path:
 
 
 @pytest.fixture(scope="module")
-def reading(browser: Browser, book: Path) -> Callable[[str], Reading]:
+def reading(tabs: Tabs, book: Path) -> Callable[[str], Reading]:
     done: dict[str, Reading | Error] = {}
 
     def reading_(name: str) -> Reading:
@@ -96,7 +96,7 @@ def reading(browser: Browser, book: Path) -> Callable[[str], Reading]:
             pytest.fail(f"{path} is not built: run `make book`", pytrace=False)
         if name not in done:
             try:
-                done[name] = read(browser, path.as_uri())
+                done[name] = read(tabs, path.as_uri())
             except Error as error:  # kept too: a page that hangs hangs once, not for every family
                 done[name] = error
         result = done[name]
@@ -260,9 +260,9 @@ def test_search_finds_nothing_where_there_is_nothing(open_page: OpenPage, server
     page.get_by_text("did not match any documents").wait_for()
 
 
-def test_search_works_from_disk(browser: Browser, book: Path) -> None:
+def test_search_works_from_disk(tabs: Tabs, book: Path) -> None:
     """Readers open the book from disk, where a page may not read another one for a summary."""
-    with watched(browser) as (page, _):
+    with tabs.open() as (page, _):
         page.goto((book / "search.html").as_uri() + "?q=zero+point")
         page.wait_for_function("document.querySelectorAll('#search-results li a').length > 1")
         follow_first_result(page, "zero point")
