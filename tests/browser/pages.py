@@ -81,7 +81,6 @@ def read(tabs: Tabs, address: str, axe: bool = True) -> Reading:
             faults[name] = family(facts)
         faults["width"] = look(page, "overflow")
         look(page, "empty")
-        faults["explorables"] = explorable_faults(page)
         page.keyboard.press("Tab")
         faults["focus"] = [f"no visible focus: {kind}" for kind in look(page, "unmarked")]
         faults["folds"] = open_folds(page)
@@ -93,6 +92,7 @@ def read(tabs: Tabs, address: str, axe: bool = True) -> Reading:
             page.wait_for_timeout(350)  # the theme thinks about a new width for 300 ms
             found = serious_violations(page, only=("scrollable-region-focusable",))
         page.set_viewport_size(WIDE)
+        faults["explorables"] = explorable_faults(page)
         if axe:
             found += serious_violations(page, without=COLOUR)
         faults["themes"] = theme(page, "light")
